@@ -1,0 +1,59 @@
+/*
+ * The interposing layer: local first. Take the objects' locks, apply below, put the op into the order, unlock; then wait as the
+ * durability mode asks. On a standby every change is -EROFS.
+ *
+ * What is not streamed: ops on objects that have no name left (nlink 0 and not a tmpfile); reads. An operation that failed after it may
+ * have had an effect is followed, under the same lock, by a request to have its objects stated again (restate).
+ */
+#ifndef MIRROR_INTERPOSE_H
+#define MIRROR_INTERPOSE_H
+
+#include "fs/layer.h"
+#include "fs/objlock.h"
+#include "fs/observe.h"
+#include "handles/handles.h"
+#include "mirror/queue.h"
+
+enum durability { DURABILITY_ASYNC, DURABILITY_COMMIT, DURABILITY_SYNC };
+
+struct interpose_config {
+	struct layer *below;
+	struct objlocks *locks;
+	struct handles *handles;
+	struct queue *queue;
+	struct observers *observers;
+	enum durability durability;
+	/* Before the first change or acknowledgement of an epoch that is not open yet (interpose_want_epoch): opens it durably. 0 or -errno,
+	 * which the caller gets. May block; no lock is held. */
+	int (*open_epoch)(void *arg);
+	/* The objects must be stated again to all peers. Under their locks; queues only. */
+	void (*restate)(void *arg, const uint64_t *ids, unsigned n);
+	/* Room on the standbys: the least free bytes and inodes of the sync set beyond queue and reserve. UINT64_MAX = no standby. */
+	void (*room)(void *arg, uint64_t *bytes, uint64_t *inodes);
+	/* A local flush failed: the node must stop acknowledging. */
+	void (*flush_failed)(void *arg, uint64_t id, int err);
+	void *arg;
+};
+
+struct interpose;
+int interpose_new(const struct interpose_config *cfg, struct interpose **out);
+void interpose_free(struct interpose *ip);
+struct layer *interpose_layer(struct interpose *ip);
+
+/* Starts as a standby (read-only). Becoming read-only waits until no change is under way. */
+void interpose_set_writable(struct interpose *ip, bool writable);
+/* The next change or acknowledgement calls open_epoch first. */
+void interpose_want_epoch(struct interpose *ip);
+/* Files open for writing now (demote refuses while there are some). */
+uint64_t interpose_writers(struct interpose *ip);
+
+/* The volume clock: max(local clock, last replicated), rounded down to the granularity; never goes back. */
+struct timespec interpose_stamp(struct interpose *ip);
+void interpose_clock_seen(struct interpose *ip, struct timespec t);
+
+/* For resync on the primary: appends a statement that is right under the locks which the caller holds. */
+int interpose_emit(struct interpose *ip, struct op *op, uint16_t peers, uint64_t *seq);
+struct interpose_stats { uint64_t ops, bytes, by_type[OP_TYPE_LAST + 1]; };
+void interpose_stats(struct interpose *ip, struct interpose_stats *out);
+
+#endif

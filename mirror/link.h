@@ -1,0 +1,63 @@
+/*
+ * Links: for each peer the control connection, kept up by dialling (the node with the higher number dials) or accepting, its heartbeats, and on
+ * demand a stream connection. The I/O shell below the decision core: it decides nothing.
+ *
+ * Threads: one per peer for its control connection (it reads, writes the outbox, sends heartbeats; real-time priority where allowed; takes no
+ * lock but its outbox's), one listener. Callbacks come from these threads and must not block.
+ *
+ * Strangers (wrong key, another volume, an incompatible version, an unknown node, a node that is connected already with another instance) and
+ * malformed frames: connection closed, logged (rate-limited), counted, nothing else.
+ */
+#ifndef MIRROR_LINK_H
+#define MIRROR_LINK_H
+
+#include "mirror/conn.h"
+
+enum { LINK_BACKLOG_MAX = 4096 };	/* messages waiting in an outbox; more: the link is dropped */
+
+struct link_peer { unsigned node; const char *name; const char *address; };	/* address NULL: not in the configuration */
+
+struct links_config {
+	unsigned node;
+	const char *listen;		/* this node's address */
+	struct link_peer peers[NODE_MAX + 1];	/* by node number; name NULL = no such node */
+	struct conn_security *security;
+	unsigned char uuid[UUID_LEN];
+	uint64_t instance;
+	unsigned peer_timeout_ms;	/* heartbeats every fifth of it */
+	/* Fills what we say of ourselves. Called at every hello and heartbeat; must be quick and lock-free or nearly so. */
+	void (*self_hello)(void *arg, struct hello *h);
+	void (*self_heartbeat)(void *arg, struct heartbeat *h);
+	/* The peer's hello was right in form, volume, version and node. */
+	void (*up)(void *arg, unsigned peer, const struct hello *h);
+	void (*down)(void *arg, unsigned peer, const char *why);
+	void (*message)(void *arg, unsigned peer, const struct msg *m);		/* all but heartbeats */
+	void (*heartbeat)(void *arg, unsigned peer, const struct heartbeat *h);
+	/* A stream connection asked for by link_stream() here or there is ready; the callee owns it. Called on both ends; from a
+	 * thread of its own, may block. */
+	void (*stream)(void *arg, unsigned peer, uint64_t token, struct conn *c);
+	/* A node asks to join (HELLO_JOIN): fill the answer. */
+	void (*join)(void *arg, const struct join_msg *j, struct joined_msg *answer);
+	void *arg;
+};
+
+struct links;
+/* Listens and starts to dial. -EADDRINUSE etc. */
+int links_start(const struct links_config *cfg, struct links **out);
+void links_stop(struct links *l);
+/* Queues a message; -ENOTCONN. Never blocks. */
+int link_send(struct links *l, unsigned peer, const struct msg *m);
+/* Gets a stream connection for TOKEN made (dials when this node is the dialler, otherwise the peer does on FRAME_OPEN, which the caller has
+ * sent before). */
+int link_stream(struct links *l, unsigned peer, uint64_t token);
+/* Drops the control connection (it will be dialled again). */
+void link_reset(struct links *l, unsigned peer, const char *why);
+/* When PEER was last heard (clock_mono_ms), 0 = never. Lock-free. */
+uint64_t link_last_heard(const struct links *l, unsigned peer);
+bool link_is_up(const struct links *l, unsigned peer);
+struct link_stats { uint64_t refused, malformed, bytes_in, bytes_out, rtt_ns; };
+void link_stats(const struct links *l, unsigned peer, struct link_stats *out);	/* peer 0: strangers */
+/* For `init --join`: asks ADDRESS, blocking. */
+int link_join(struct conn_security *s, const char *address, const struct hello *h, const struct join_msg *j, struct joined_msg *out);
+
+#endif

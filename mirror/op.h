@@ -7,6 +7,9 @@
  * Each type has a fixed set of fields (op_fields[]), encoded in the order of enum op_field. docs/protocol.md has the bytes.
  * The decoder checks everything that can be checked without the volume: lengths, names (not empty, ".", "..", no '/', no NUL, at most 255
  * bytes), ids, ranges that don't overflow, known types and flags. It borrows from the frame's memory: no copies.
+ *
+ * Conventions: an object without a name (a tmpfile, limbo) has the parent HANDLE_LIMBO, and its name may be empty ("", or NULL for the
+ * encoder). A symlink's target is the blob, without a NUL. attr.id of a decoded op is the object that the attributes are of (COPY: id2).
  */
 #ifndef MIRROR_OP_H
 #define MIRROR_OP_H
@@ -32,9 +35,10 @@ enum op_type {
 	OP_EPOCH,			/* a new epoch begins: this op is its LSN 0 */
 	OP_CREATE,			/* id, parent, name, attr, target/xattrs (inherited ACLs) */
 	OP_UNLINK, OP_RMDIR,		/* id, parent, name; attr.nlink = links left */
-	OP_RENAME,			/* id, parent, name -> parent2, name2; id2 = replaced or exchanged; flags = renameat2's */
+	OP_RENAME,			/* id, parent, name -> parent2, name2; id2 = replaced or exchanged; flags = renameat2's;
+					   attr.nlink = links that the replaced object has left */
 	OP_LINK,			/* id, parent, name; attr. out of limbo when the object is a tmpfile */
-	OP_SETATTR,			/* id, attr, set: which */
+	OP_SETATTR,			/* id, attr, set: which (atime never: op_encode leaves it out) */
 	OP_WRITE,			/* id, off, data, attr */
 	OP_FALLOCATE,			/* id, mode, off, len, attr */
 	OP_COPY,			/* id (source), id2 (target), off, off2, len = bytes copied, attr of the target */
@@ -48,7 +52,7 @@ enum op_type {
 	OP_R_BEGIN = 64,		/* to follow: a comparison of everything; the receiver becomes inconsistent */
 	OP_R_DIR,			/* id; off, off2: range of positions (off <= pos < off2); blob: its entries there */
 	OP_R_PLACE,			/* as OP_CREATE, but an object of that id which exists anywhere is moved there */
-	OP_R_ATTR,			/* id, attr: all of them; blob: digest of the xattrs, inode flags */
+	OP_R_ATTR,			/* id, attr: all of them; flags: inode flags; blob: digest of the xattrs */
 	OP_R_XATTR,			/* id, xattrs: all of them */
 	OP_R_CHECK,			/* id, off, len, attr.size, blob: checksums of the range's blocks */
 	OP_R_DATA,			/* id, off, len, data (none = a hole), attr.size */
@@ -57,17 +61,21 @@ enum op_type {
 };
 
 enum op_field {
-	F_STAMP, F_ID, F_ID2, F_PARENT, F_PARENT2, F_NAME, F_NAME2, F_ATTR, F_SET, F_FLAGS, F_OFF, F_OFF2, F_LEN, F_XATTRS, F_BLOB, F_DATA,
-	F_EPOCH, F_LSN, F_COUNT
+	F_STAMP, F_ID, F_ID2, F_PARENT, F_PARENT2, F_NAME, F_NAME2, F_ATTR,
+	F_NLINK,			/* attr.nlink alone */
+	F_SIZE,				/* attr.size alone */
+	F_SET, F_FLAGS, F_OFF, F_OFF2, F_LEN, F_XATTRS, F_BLOB, F_DATA, F_EPOCH, F_LSN, F_COUNT
 };
-/* Bitmap of fields per type; 0 = no such type. */
+/* Bitmap of fields per type; 0 = no such type. A known type has OP_KNOWN too. */
+#define OP_KNOWN (1u << 31)
 extern const uint32_t op_fields[OP_TYPE_LAST + 1];
 const char *op_name(unsigned type);
 
 enum {
 	OP_META_MAX = 1 << 20,		/* encoded op without data */
 	OP_DATA_MAX = 4 << 20,
-	OP_XATTRS_MAX = 1024,
+	OP_XATTRS_MAX = 1024,		/* xattrs in a list, and */
+	OP_XATTRS_LEN_MAX = 896 << 10,	/* its encoded bytes */
 	OP_BLOB_MAX = 512 << 10,
 };
 
@@ -94,7 +102,8 @@ struct op {
 	uint32_t attach_len;
 };
 
-/* Everything but the data. 0 or -ENOMEM; an op that its type can't carry is an assert. */
+/* Appends everything but the data. 0; -ENOMEM; -E2BIG: xattrs, blob or attachment are over their maxima. An op that its type can't carry is
+ * an assert. */
 int op_encode(struct enc *e, const struct op *op);
 /* META stays borrowed by OP; DATA too. SCRATCH (2 * 256 bytes, the caller's) takes the names. -EBADMSG when malformed. */
 int op_decode(const void *meta, size_t meta_len, const void *data, size_t data_len, char scratch[512], struct op *op);

@@ -29,7 +29,8 @@ struct qentry {
 	size_t data_len;
 	struct blk *owner;		/* holds a reference; keeps data */
 	uint64_t born_ns;
-	struct qentry *next;
+	size_t cost;			/* bytes that it counts towards the bound: struct, meta, data or the block that the data pin */
+	uint64_t end;			/* sum of the costs up to and with this entry */
 };
 
 enum queue_confirm { CONFIRM_RECEIVED, CONFIRM_APPLIED, CONFIRM_DURABLE };
@@ -37,16 +38,21 @@ enum queue_confirm { CONFIRM_RECEIVED, CONFIRM_APPLIED, CONFIRM_DURABLE };
 int queue_new(size_t max_bytes, struct queue **out);
 void queue_free(struct queue *q);
 
-/* Waits until there is room for BYTES more. 0; -ESHUTDOWN after queue_stop. */
+/* Waits until there is room for BYTES more, which is not reserved: the bound may be exceeded by what the callers under way
+ * bring. 0; -ESHUTDOWN after queue_stop. */
 int queue_admit(struct queue *q, size_t bytes);
 /* Gives OP the next seq and puts it into the order. Called under the op's object locks. PEERS: bitmap, 0xffff = all. The data are shared
- * when op->data_owner is set, else copied. -ENOMEM: nothing happened (the caller then has to have its objects stated again). */
+ * when op->data_owner is set and they are a good part of it, else copied. -ENOMEM: nothing happened (the caller then has to have its
+ * objects stated again); -ESHUTDOWN after queue_stop. An OP_FSYNC must be followed by queue_wait(CONFIRM_DURABLE) or queue_forget. */
 int queue_append(struct queue *q, const struct op *op, uint16_t peers, uint64_t *seq);
 uint64_t queue_last(struct queue *q);		/* newest seq, 0 = none */
 uint64_t queue_first(struct queue *q);		/* oldest that is still kept; last + 1 when empty */
+/* Is anybody streaming, or in the set of those on whom acknowledgements rest? Lock-free. */
+bool queue_has_peers(struct queue *q);
 
 /* ---- senders: one thread per streaming peer ---- */
-/* PEER wants entries from FROM on (FROM = first..last+1); -ESTALE when they are gone. */
+/* PEER wants entries from FROM on (FROM = first..last+1) and confirms all before it; -ESTALE when they are gone. Entries are kept from
+ * now on for this peer: while attached without bound (queue_admit sees to it), afterwards up to the bound. */
 int queue_attach(struct queue *q, unsigned peer, uint64_t from);
 void queue_detach(struct queue *q, unsigned peer);
 /* The next entry for PEER, waiting for it; a reference. 0; -ESHUTDOWN after detach or stop; -EAGAIN when WAIT is false and there is none. */
@@ -62,9 +68,13 @@ uint16_t queue_ackset(struct queue *q);
 /* While frozen nothing is acknowledged (a failed flush, a fence that failed). */
 void queue_freeze(struct queue *q, bool frozen);
 /* Waits until all of the ack set (as it is then) have confirmed SEQ. For CONFIRM_DURABLE SEQ is that of an OP_FSYNC.
- * 0; -ESHUTDOWN (role lost, stop). A peer whose barrier failed does not count as having confirmed. */
+ * 0; -ESHUTDOWN (role lost, stop); -EAGAIN (CONFIRM_DURABLE only): a peer of the set came back behind SEQ without having answered it:
+ * the caller appends a new barrier. A peer whose barrier failed does not count as having confirmed. */
 int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what);
-/* Wakes all waiters with -ESHUTDOWN and refuses more, until queue_restart (which also empties it and starts at seq 1 again). */
+/* Nobody will wait for the barrier SEQ. */
+void queue_forget(struct queue *q, uint64_t seq);
+/* Wakes all waiters with -ESHUTDOWN and refuses more, until queue_restart (which also empties it, detaches all and starts at seq 1 again;
+ * the ack set and frozen stay as they are). */
 void queue_stop(struct queue *q);
 void queue_restart(struct queue *q);
 

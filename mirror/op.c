@@ -56,7 +56,7 @@ const uint32_t op_fields[OP_TYPE_LAST + 1] = {
 	[OP_R_XATTR] = STATED | B(F_XATTRS),
 	[OP_R_CHECK] = STATED | B(F_SIZE) | B(F_OFF) | B(F_LEN) | B(F_BLOB),
 	[OP_R_DATA] = STATED | B(F_SIZE) | B(F_OFF) | B(F_LEN) | B(F_DATA),
-	[OP_R_END] = OP_KNOWN,
+	[OP_R_END] = OP_KNOWN | B(F_FLAGS),
 };
 
 static const char *const op_names[OP_TYPE_LAST + 1] = {

@@ -112,7 +112,8 @@ static void state_encode(struct enc *e, const struct state *s)
 	enc_raw(e, s->mac_key, sizeof s->mac_key);
 	enc_limits(e, &s->limits);
 	enc_u64(e, s->incarnation);
-	enc_u8(e, (uint8_t)(s->was_primary | s->primary << 1 | s->outdated << 2 | s->inconsistent << 3 | s->handed_over << 4 | s->clean << 5));
+	enc_u8(e, (uint8_t)(s->was_primary | s->primary << 1 | s->outdated << 2 | s->inconsistent << 3 | s->handed_over << 4 | s->clean << 5 |
+			    s->keep_lost << 6));
 	enc_u16(e, s->sync_set);
 	enc_raw(e, s->dropped, sizeof s->dropped);
 	enc_u32(e, s->nlineage);
@@ -141,6 +142,7 @@ static int state_decode(struct dec *d, struct state *s)
 	s->inconsistent = flags >> 3 & 1;
 	s->handed_over = flags >> 4 & 1;
 	s->clean = flags >> 5 & 1;
+	s->keep_lost = flags >> 6 & 1;
 	s->sync_set = dec_u16(d);
 	dec_raw(d, s->dropped, sizeof s->dropped);
 	s->nlineage = dec_u32(d);

@@ -41,6 +41,7 @@ struct state {
 	bool was_primary;		/* this node was the last primary that it knows of */
 	bool primary;			/* ... and had not given the role up in order: what start_as = last resumes */
 	bool outdated, inconsistent, handed_over;
+	bool keep_lost;			/* a comparison that keeps our versions has begun and not ended */
 	uint16_t sync_set;		/* bit n = node n */
 	uint8_t dropped[NODE_MAX + 1];	/* enum dropped_how */
 	uint32_t nlineage;

@@ -1,0 +1,1118 @@
+#include "mirror/core.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+	RETRY_MS = 1000,		/* between two attempts at a peer that failed, a fence, a record */
+};
+enum record_for { FOR_NOTHING = 1, FOR_REIGN = 2, FOR_SHRINK = 4, FOR_GROW = 8, FOR_EPOCH = 16, FOR_ANSWER = 32 };
+enum { LVL_ERROR, LVL_WARN, LVL_INFO };
+
+#define BIT(n) ((uint16_t)(1u << (n)))
+
+/* What one step needs everywhere. */
+struct step { struct core *c; const struct core_event *e; struct core_actions *out; };
+
+/* ---- small helpers ---- */
+
+static struct core_action *act(struct step *s, enum core_action_type type, unsigned peer)
+{
+	assert(s->out->n < CORE_ACTIONS_MAX);
+	struct core_action *a = &s->out->a[s->out->n++];
+	memset(a, 0, sizeof *a);
+	a->type = type;
+	a->peer = peer;
+	return a;
+}
+
+static void say(struct step *s, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void say(struct step *s, int level, const char *fmt, ...)
+{
+	struct core_action *a = act(s, ACT_LOG, 0);
+	va_list ap;
+
+	a->level = level;
+	va_start(ap, fmt);
+	vsnprintf(a->text, sizeof a->text, fmt, ap);
+	va_end(ap);
+}
+
+static void act_text(struct step *s, enum core_action_type type, unsigned peer, const char *text)
+{
+	snprintf(act(s, type, peer)->text, sizeof s->out->a[0].text, "%s", text);
+}
+
+static void send_id(struct step *s, unsigned peer, uint8_t kind, uint64_t id)
+{
+	struct core_action *a = act(s, ACT_SEND, peer);
+	a->msg.kind = kind;
+	a->msg.id = id;
+}
+
+static void reason(struct core_peer *p, const char *text)
+{
+	snprintf(p->reason, sizeof p->reason, "%s", text);
+}
+
+static uint16_t members(const struct core *c) { return (uint16_t)(c->rec.sync_set & ~BIT(c->cfg.node)); }
+
+static void record(struct step *s, unsigned what)
+{
+	struct core *c = s->c;
+	c->rec_pending |= what;
+	if (c->recording || s->e->now_ms < c->rec_retry_ms)
+		return;
+	c->recording = true;
+	c->rec_inflight = c->rec_pending;
+	c->rec_pending = 0;
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		if (c->peer[p].answer_wait) {
+			c->peer[p].answer_wait = false;
+			c->peer[p].answer_inflight = true;
+		}
+	act(s, ACT_RECORD, 0);
+}
+
+enum lineage_relation lineage_compare(const struct lineage_entry *ours, uint32_t n, const struct lineage_entry *theirs, uint32_t m)
+{
+	bool in_theirs = false, in_ours = false;
+
+	if (!m)
+		return n ? LINEAGE_NEW : LINEAGE_SAME;
+	if (!n)
+		return LINEAGE_BLANK;
+	for (uint32_t i = 0; i < m; i++)
+		in_theirs |= epoch_eq(ours[n - 1].epoch, theirs[i].epoch);
+	for (uint32_t i = 0; i < n; i++)
+		in_ours |= epoch_eq(theirs[m - 1].epoch, ours[i].epoch);
+	if (in_theirs && in_ours)
+		return LINEAGE_SAME;
+	return in_theirs ? LINEAGE_BEHIND : in_ours ? LINEAGE_AHEAD : LINEAGE_FORK;
+}
+
+static enum lineage_relation relation(const struct core *c, unsigned peer)
+{
+	const struct hello *h = &c->peer[peer].hello;
+	return lineage_compare(c->rec.lineage, c->rec.nlineage, h->lineage, h->nlineage);
+}
+
+static bool has_tail(const struct core *c)
+{
+	return c->role != CORE_PRIMARY && c->rec.was_primary && !c->rec.handed_over && c->rec.nlineage &&
+	       state_epoch(&c->rec).node == c->cfg.node;
+}
+
+uint32_t core_flags(const struct core *c)
+{
+	return (c->role == CORE_PRIMARY ? NODE_PRIMARY : 0u) | (c->rec.outdated || c->presumed_outdated ? NODE_OUTDATED : 0u) |
+	       (c->rec.inconsistent ? NODE_INCONSISTENT : 0u) | (c->unknown ? NODE_UNKNOWN : 0u) |
+	       (c->rec.handed_over ? NODE_HANDED_OVER : 0u) | (c->rec.nlineage ? 0u : NODE_NEW) | (c->level ? NODE_LEVEL : 0u) |
+	       (has_tail(c) ? NODE_TAIL : 0u) | (c->discard || c->rec.keep_lost ? NODE_DISCARD : 0u);
+}
+
+/* ---- the sync set: leaving ---- */
+
+static void drop_fence(struct step *s, unsigned n)
+{
+	struct core_peer *p = &s->c->peer[n];
+	p->since_ms = s->e->now_ms;
+	if (s->c->cfg.fence == FENCE_HOOK) {
+		p->drop = DROP_FENCING;
+		act(s, ACT_FENCE, n);
+		return;
+	}
+	s->c->rec.dropped[n] = DROPPED_RISK;
+	p->drop = DROP_DONE;
+	say(s, LVL_WARN, "peer: node %u: left the sync set unfenced: fence_peer = none takes this risk: don't promote it while this node lives", n);
+}
+
+static void drop_begin(struct step *s, unsigned n)
+{
+	struct core_peer *p = &s->c->peer[n];
+	if (p->drop != DROP_NOT)
+		return;
+	if (!p->connected) {
+		drop_fence(s, n);
+		return;
+	}
+	p->drop = DROP_ASKED;
+	p->since_ms = s->e->now_ms;
+	send_id(s, n, FRAME_OUTDATE, s->e->now_ms);
+}
+
+static void drop_settled(struct step *s, unsigned n, enum dropped_how how)
+{
+	s->c->rec.dropped[n] = (uint8_t)how;
+	s->c->peer[n].drop = DROP_DONE;
+}
+
+/* The smaller set is durable wherever it has to be. */
+static void shrink_finish(struct step *s)
+{
+	struct core *c = s->c;
+	c->shrinking = false;
+	c->ackset &= c->rec.sync_set;
+	act(s, ACT_ACKSET, 0)->set = c->ackset;
+	c->epoch_wanted = true;
+	act(s, ACT_EPOCH_WANTED, 0);
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if (c->peer[n].drop == DROP_DONE && !(c->rec.sync_set & BIT(n)))
+			c->peer[n].drop = DROP_NOT;
+}
+
+static void tell_set(struct step *s, unsigned n, uint64_t id)
+{
+	struct core_action *a = act(s, ACT_SEND, n);
+	a->msg.kind = FRAME_RECORD;
+	a->msg.record = (struct record_msg){ .id = id, .sync_set = s->c->rec.sync_set, .epoch = state_epoch(&s->c->rec) };
+}
+
+static void shrink_check(struct step *s)
+{
+	struct core *c = s->c;
+	uint16_t gone = 0;
+
+	if (c->role != CORE_PRIMARY)
+		return;
+	if (c->shrinking && c->shrink_durable && !c->shrink_wait)
+		shrink_finish(s);
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if (c->peer[n].drop == DROP_DONE && (c->rec.sync_set & BIT(n)))
+			gone |= BIT(n);
+	if (c->shrinking || !gone)
+		return;
+	c->rec.sync_set &= (uint16_t)~gone;
+	c->shrinking = true;
+	c->shrink_durable = false;
+	c->shrink_id++;
+	c->shrink_since_ms = s->e->now_ms;
+	c->shrink_wait = 0;
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if ((members(c) & BIT(n)) && c->peer[n].state == PEER_LEVEL && c->peer[n].drop == DROP_NOT) {
+			c->shrink_wait |= BIT(n);
+			tell_set(s, n, c->shrink_id);
+		}
+	record(s, FOR_SHRINK);
+}
+
+/* A peer that we stream to, or that is in the set, is not to be counted on any more. */
+static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated)
+{
+	struct core *c = s->c;
+	struct core_peer *p = &c->peer[n];
+
+	if (p->state >= PEER_OPENING)
+		act(s, ACT_CLOSE, n);
+	if (p->state >= PEER_OPENING || ((members(c) | c->ackset) & BIT(n)))
+		say(s, LVL_WARN, "peer: node %u: given up: %s", n, why);
+	p->state = p->connected ? PEER_READY : PEER_DOWN;
+	p->want_level = p->told_level = false;
+	p->retry_ms = s->e->now_ms + RETRY_MS;
+	c->shrink_wait &= (uint16_t)~BIT(n);
+	reason(p, why);
+	if ((members(c) | c->ackset) & BIT(n)) {
+		if (outdated)
+			drop_settled(s, n, DROPPED_OUTDATED);
+		else
+			drop_begin(s, n);
+	}
+	if (p->connected && p->drop != DROP_ASKED) {
+		act_text(s, ACT_RESET, n, why);		/* its next hello says where it stands */
+		p->connected = false;
+		p->state = PEER_DOWN;
+	}
+	shrink_check(s);
+}
+
+/* ---- the sync set: joining ---- */
+
+static void grow_check(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role != CORE_PRIMARY)
+		return;
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &c->peer[n];
+		if (!p->want_level || p->drop != DROP_NOT)
+			continue;
+		p->want_level = false;
+		p->told_level = false;
+		p->state = PEER_JOINING;
+		c->rec.sync_set |= BIT(n);
+		c->rec.dropped[n] = DROPPED_NOT;
+		record(s, FOR_GROW);
+	}
+}
+
+/* The larger set is durable: whoever joins counts from now on, and is told. */
+static void grow_recorded(struct step *s)
+{
+	struct core *c = s->c;
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &c->peer[n];
+		if (p->state != PEER_JOINING || p->told_level || !(c->rec.sync_set & BIT(n)))
+			continue;
+		p->told_level = true;
+		c->ackset |= BIT(n);
+		act(s, ACT_ACKSET, 0)->set = c->ackset;
+		c->epoch_wanted = true;
+		act(s, ACT_EPOCH_WANTED, 0);
+		for (unsigned m = 1; m <= NODE_MAX; m++)
+			if ((members(c) & BIT(m)) && c->peer[m].connected && (m == n || c->peer[m].state == PEER_LEVEL))
+				tell_set(s, m, 0);
+		send_id(s, n, FRAME_LEVEL, s->e->now_ms);
+	}
+}
+
+/* ---- whom may we make follow us? ---- */
+
+static void become_standby(struct step *s)
+{
+	struct core *c = s->c;
+	c->role = CORE_STANDBY;
+	c->rec.primary = false;
+	c->ackset = 0;
+	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
+	c->level = false;
+	act(s, ACT_BECOME_STANDBY, 0);
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &c->peer[n];
+		if (p->state >= PEER_OPENING)
+			act(s, ACT_CLOSE, n);
+		p->drop = DROP_NOT;
+		p->want_level = p->told_level = false;
+		if (p->connected)
+			act_text(s, ACT_RESET, n, "this node's role changed");
+		p->connected = false;
+		p->state = PEER_DOWN;
+	}
+	record(s, FOR_NOTHING);
+}
+
+static void refuse(struct step *s, unsigned n, const char *why)
+{
+	struct core_peer *p = &s->c->peer[n];
+	if (p->state != PEER_REFUSED || strcmp(p->reason, why))
+		say(s, LVL_ERROR, "peer: node %u: not followed or led: %s", n, why);
+	p->state = PEER_REFUSED;
+	reason(p, why);
+}
+
+static bool stream_will_do(const struct step *s, const struct core_peer *p)
+{
+	const struct hello *h = &p->hello;
+	return !p->no_stream && !(h->flags & (NODE_INCONSISTENT | NODE_UNKNOWN | NODE_DISCARD | NODE_TAIL | NODE_NEW)) &&
+	       h->from_instance == s->e->instance && h->from_seq + 1 >= s->e->queue_first && h->from_seq <= s->e->queue_last;
+}
+
+static void open_peer(struct step *s, unsigned n)
+{
+	struct core_peer *p = &s->c->peer[n];
+	p->full = !stream_will_do(s, p);
+	p->state = PEER_OPENING;
+	p->since_ms = s->e->now_ms;
+	p->reason[0] = 0;
+	struct core_action *a = act(s, ACT_OPEN, n);
+	a->full = p->full;
+	a->from_seq = p->hello.from_seq;
+	a->keep_lost = p->hello.flags & NODE_DISCARD;
+}
+
+/* A primary looks at a peer that has said hello. */
+static void judge_peer(struct step *s, unsigned n)
+{
+	struct core *c = s->c;
+	struct core_peer *p = &c->peer[n];
+	bool gave_up = p->hello.flags & NODE_DISCARD;
+
+	if (c->role != CORE_PRIMARY || !p->connected || p->state > PEER_REFUSED || s->e->now_ms < p->retry_ms || p->drop != DROP_NOT)
+		return;
+	enum lineage_relation r = relation(c, n);
+	if (r == LINEAGE_BEHIND && !gave_up) {
+		say(s, LVL_ERROR, "role: superseded: node %u holds a newer epoch: this node is no longer primary; "
+		    "look at both, then `tandemfs resync --discard-local` on the one that shall lose", n);
+		become_standby(s);
+		return;
+	}
+	if (p->hello.flags & NODE_PRIMARY)
+		refuse(s, n, r == LINEAGE_AHEAD ? "it takes itself for the primary still: it will step down" :
+		       "split brain: both nodes are primary: demote one of them, then `tandemfs resync --discard-local` there");
+	else if (r == LINEAGE_FORK && !gave_up)
+		refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local` on the one that shall lose");
+	else if ((p->hello.flags & NODE_TAIL) && !gave_up)
+		refuse(s, n, "it was primary and may hold changes that nobody received: `tandemfs resync --discard-local` there moves them to lost/");
+	else
+		open_peer(s, n);
+}
+
+/* ---- promotion ---- */
+
+static bool others_answered(const struct core *c)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		if (!(members(c) & BIT(n)))
+			continue;
+		enum lineage_relation r = relation(c, n);
+		if (!c->peer[n].answered || (c->peer[n].hello.flags & NODE_PRIMARY) || r == LINEAGE_BEHIND || r == LINEAGE_FORK)
+			return false;
+	}
+	return true;
+}
+
+static bool dropped_safely(const struct core *c)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if ((c->cfg.peers & BIT(n)) && !(c->rec.sync_set & BIT(n)) && c->rec.dropped[n] == DROPPED_RISK)
+			return false;
+	return true;
+}
+
+static unsigned live_primary(const struct core *c)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if (c->peer[n].connected && (c->peer[n].hello.flags & NODE_PRIMARY))
+			return n;
+	return 0;
+}
+
+static bool newer_epoch_seen(const struct core *c)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		if (!c->peer[n].answered || !c->rec.nlineage)
+			continue;
+		enum lineage_relation r = relation(c, n);
+		if (r == LINEAGE_BEHIND)
+			return true;
+	}
+	return false;
+}
+
+const char *core_promotion_refusal(const struct core *c, bool fenced, bool force, char *buf, size_t size)
+{
+	unsigned lp = live_primary(c);
+
+	if (c->role != CORE_STANDBY && c->role != CORE_PRIMARY)
+		return "a promotion is under way";
+	if (force || c->role == CORE_PRIMARY)
+		return NULL;
+	if (c->rec.inconsistent)
+		return "this node is inconsistent: a comparison has begun and not ended; let it end, or take the loss with --force";
+	if (c->unknown)
+		return "this node's data are unknown: the marks of state and data disagree (restored or rolled back?); promote another, or take the loss with --force";
+	if (c->rec.outdated)
+		return "this node is outdated: others hold acknowledged changes that it lacks; promote one of them, or take the loss with --force";
+	if (!c->rec.nlineage) {
+		if (lp) {
+			snprintf(buf, size, "node %u is primary: this node has not been made level yet", lp);
+			return buf;
+		}
+		return NULL;
+	}
+	if (newer_epoch_seen(c))
+		return "another node holds a newer epoch; promote that one, or take the loss with --force";
+	bool last_primary = c->rec.was_primary && (!members(c) || others_answered(c));
+	if (last_primary)
+		return NULL;
+	if (!c->level)
+		return "this node is not known to be level: it may lack acknowledged changes; promote the last primary, or take the loss with --force";
+	if (c->rec.handed_over || fenced)
+		return NULL;
+	if (c->cfg.fence == FENCE_HOOK)
+		return NULL;
+	if (lp) {
+		snprintf(buf, size, "node %u is primary and alive: `tandemfs demote` there first (or stop it and say --fenced)", lp);
+		return buf;
+	}
+	return "nobody has made sure that the old primary is stopped: stop it, then say --fenced (fence_peer = none)";
+}
+
+static uint64_t highest_reign(const struct core *c)
+{
+	uint64_t r = state_epoch(&c->rec).reign;
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		for (uint32_t i = 0; i < c->peer[n].hello.nlineage; i++)
+			if (c->peer[n].hello.lineage[i].epoch.reign > r)
+				r = c->peer[n].hello.lineage[i].epoch.reign;
+	return r;
+}
+
+static void reign_begin(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned old = state_epoch(&c->rec).node;
+	bool was_other = c->rec.nlineage && old != c->cfg.node;
+
+	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
+	if (was_other && (c->promote_fenced || c->rec.handed_over || c->promote_force)) {
+		c->rec.sync_set &= (uint16_t)~BIT(old);
+		c->rec.dropped[old] = c->promote_fenced ? DROPPED_FENCED : c->rec.handed_over ? DROPPED_OUTDATED : DROPPED_RISK;
+	}
+	if (c->promote_force)
+		c->rec.sync_set = 0;
+	c->rec.sync_set |= BIT(c->cfg.node);
+	c->rec.was_primary = c->rec.primary = true;
+	c->rec.handed_over = c->rec.outdated = c->rec.inconsistent = c->rec.keep_lost = false;
+	c->unknown = c->discard = c->presumed_outdated = false;
+	c->role = CORE_REIGN;
+	record(s, FOR_REIGN);
+}
+
+static void drain(struct step *s)
+{
+	s->c->role = CORE_DRAINING;
+	act(s, ACT_DRAIN, 0);
+}
+
+static void promoted(struct step *s, bool ok, const char *text)
+{
+	struct core_action *a;
+	if (s->c->promote_self) {
+		s->c->promote_self = false;
+		say(s, ok ? LVL_INFO : LVL_WARN, "role: %s", text);
+		return;
+	}
+	a = act(s, ACT_PROMOTED, 0);
+	a->ok = ok;
+	snprintf(a->text, sizeof a->text, "%s", text);
+}
+
+static void on_promote(struct step *s)
+{
+	struct core *c = s->c;
+	char buf[256];
+	const char *no = core_promotion_refusal(c, s->e->fenced, s->e->force, buf, sizeof buf);
+
+	c->promote_self = false;
+	if (no) {
+		promoted(s, false, no);
+		return;
+	}
+	if (c->role == CORE_PRIMARY) {
+		promoted(s, true, "this node is primary already");
+		return;
+	}
+	c->promote_fenced = s->e->fenced;
+	c->promote_force = s->e->force;
+	unsigned old = state_epoch(&c->rec).node;
+	bool needs_stop = c->cfg.fence == FENCE_HOOK && c->rec.nlineage && old != c->cfg.node && !c->rec.handed_over && !s->e->fenced && !s->e->force;
+	if (!needs_stop) {
+		drain(s);
+		return;
+	}
+	c->role = CORE_FENCING;
+	c->fencing = old;
+	act(s, ACT_FENCE, old)->flag = true;
+}
+
+static void on_fenced(struct step *s)
+{
+	struct core *c = s->c;
+	struct core_peer *p = &c->peer[s->e->peer];
+
+	if (c->role == CORE_FENCING && s->e->peer == c->fencing) {
+		if (s->e->ok) {
+			c->promote_fenced = true;
+			drain(s);
+		} else {
+			c->role = CORE_STANDBY;
+			promoted(s, false, "the fence_peer hook could not stop the old primary: see its output in the log; nothing was changed");
+		}
+		return;
+	}
+	if (p->drop != DROP_FENCING)
+		return;
+	if (s->e->ok) {
+		drop_settled(s, s->e->peer, DROPPED_FENCED);
+	} else {
+		say(s, LVL_ERROR, "peer: node %u: fence_peer outdate failed: acknowledgements wait; trying again", s->e->peer);
+		p->drop = DROP_RETRY;
+		p->since_ms = s->e->now_ms;
+	}
+	shrink_check(s);
+}
+
+static void on_reign_recorded(struct step *s)
+{
+	struct core *c = s->c;
+	char text[200];
+
+	c->role = CORE_PRIMARY;
+	c->level = false;
+	c->following = 0;
+	c->epoch_wanted = false;
+	c->ackset = members(c);
+	act(s, ACT_ACKSET, 0)->set = c->ackset;
+	act(s, ACT_BECOME_PRIMARY, 0);
+	snprintf(text, sizeof text, "this node is primary: reign %llu", (unsigned long long)state_epoch(&c->rec).reign);
+	promoted(s, true, text);
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &c->peer[n];
+		if (members(c) & BIT(n))
+			drop_begin(s, n);	/* it was level with the reign before; not with this one */
+		if (p->connected && p->drop != DROP_ASKED) {
+			act_text(s, ACT_RESET, n, "this node's role changed");
+			p->connected = false;
+			p->state = PEER_DOWN;
+		}
+		p->retry_ms = 0;
+	}
+	shrink_check(s);
+}
+
+/* start_as = last */
+static void try_resume(struct step *s)
+{
+	struct core *c = s->c;
+	if (!c->cfg.start_last || c->role != CORE_STANDBY || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following)
+		return;
+	if (live_primary(c) || !others_answered(c) || (!members(c) && !dropped_safely(c)))
+		return;
+	c->promote_self = true;
+	c->promote_fenced = c->promote_force = false;
+	drain(s);
+}
+
+/* ---- events: peers ---- */
+
+static void presumption(struct core *c)
+{
+	if (c->presumed_outdated && others_answered(c))
+		c->presumed_outdated = false;
+}
+
+static void on_peer_up(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned n = s->e->peer;
+	struct core_peer *p = &c->peer[n];
+
+	p->hello = *s->e->hello;
+	p->connected = p->answered = true;
+	p->heard_ms = p->progress_ms = s->e->now_ms;
+	p->state = PEER_READY;
+	p->reason[0] = 0;
+	if (p->drop == DROP_RETRY) {
+		p->drop = DROP_NOT;
+		drop_begin(s, n);
+	}
+	if (c->role == CORE_PRIMARY) {
+		judge_peer(s, n);
+		return;
+	}
+	presumption(c);
+	enum lineage_relation r = relation(c, n);
+	if ((p->hello.flags & NODE_PRIMARY) && !c->discard && !c->rec.keep_lost) {
+		if (has_tail(c) && (r == LINEAGE_BEHIND || r == LINEAGE_SAME))
+			refuse(s, n, "this node was primary and may hold changes that nobody received: `tandemfs resync --discard-local` here moves them to lost/ and follows");
+		else if (r == LINEAGE_FORK)
+			refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local` on the one that shall lose");
+	}
+	try_resume(s);
+}
+
+static void on_peer_down(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned n = s->e->peer;
+	struct core_peer *p = &c->peer[n];
+
+	p->connected = false;
+	if (p->drop == DROP_ASKED)
+		drop_fence(s, n);
+	if (c->role == CORE_PRIMARY)
+		peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
+	p->state = PEER_DOWN;
+	if (c->following == (int)n) {
+		c->following = 0;
+		act(s, ACT_UNFOLLOW, n);
+		say(s, LVL_WARN, "peer: node %u: lost the primary: %s", n, s->e->text ? s->e->text : "connection lost");
+	}
+	shrink_check(s);
+}
+
+static void on_goodbye(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role == CORE_PRIMARY) {
+		say(s, LVL_INFO, "peer: node %u: leaves in order", s->e->peer);
+		peer_lost(s, s->e->peer, "it was stopped", s->e->flag);
+	}
+}
+
+static void on_stream_up(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+	if (p->state != PEER_OPENING)
+		return;
+	p->progress_ms = s->e->now_ms;
+	p->progress = 0;
+	p->recv_seq = p->applied_seq = 0;
+	if (p->full) {
+		p->state = PEER_COMPARING;
+		act(s, ACT_COMPARE, s->e->peer);
+		say(s, LVL_INFO, "peer: node %u: full comparison begins", s->e->peer);
+	} else {
+		p->state = PEER_STREAMING;
+		p->stream_target = s->e->queue_last;
+		say(s, LVL_INFO, "peer: node %u: goes on from the queue", s->e->peer);
+	}
+}
+
+static void on_compared(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+	if (p->state != PEER_COMPARING)
+		return;
+	if (!s->e->ok) {
+		peer_lost(s, s->e->peer, s->e->text ? s->e->text : "the comparison failed", false);
+		return;
+	}
+	say(s, LVL_INFO, "peer: node %u: compared: equal", s->e->peer);
+	p->no_stream = false;
+	p->want_level = true;
+	grow_check(s);
+}
+
+static void on_levelled(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+	if (p->state != PEER_JOINING || !p->told_level)
+		return;
+	if (s->e->msg->record_done.err) {
+		peer_lost(s, s->e->peer, "it could not record that it is level", false);
+		return;
+	}
+	p->state = PEER_LEVEL;
+	say(s, LVL_INFO, "peer: node %u: level: it is in the sync set", s->e->peer);
+}
+
+/* ---- events: a standby follows ---- */
+
+static bool may_be_led_by(const struct core *c, unsigned n, const char **why)
+{
+	enum lineage_relation r = relation(c, n);
+	bool gave_up = c->discard || c->rec.keep_lost;
+
+	*why = NULL;
+	if (c->role != CORE_STANDBY)
+		*why = "this node is primary, or about to be";
+	else if (!(c->peer[n].hello.flags & NODE_PRIMARY) && r != LINEAGE_SAME && r != LINEAGE_BEHIND && r != LINEAGE_BLANK)
+		*why = "it was not primary when it said hello";
+	else if (has_tail(c) && !gave_up)
+		*why = "this node may hold changes that nobody received: `tandemfs resync --discard-local` here";
+	else if (r == LINEAGE_AHEAD && !gave_up)
+		*why = "this node holds a newer epoch";
+	else if (r == LINEAGE_FORK && !gave_up)
+		*why = "split brain: each node has changes that the other lacks";
+	return !*why;
+}
+
+static void on_msg_open(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned n = s->e->peer;
+	const char *why;
+
+	if (!may_be_led_by(c, n, &why)) {
+		struct core_action *a = act(s, ACT_REFUSE, n);
+		a->msg = *s->e->msg;
+		snprintf(a->text, sizeof a->text, "%s", why);
+		return;
+	}
+	if (c->following)
+		act(s, ACT_UNFOLLOW, (unsigned)c->following);
+	c->following = (int)n;
+	c->level = false;
+	c->rec.handed_over = false;
+	c->open_epoch = s->e->msg->open.epoch;
+	c->last_contact_ms = s->e->now_ms;
+	c->peer[n].state = s->e->msg->open.mode == OPEN_FULL ? PEER_COMPARING : PEER_STREAMING;
+	struct core_action *a = act(s, ACT_FOLLOW, n);
+	a->msg = *s->e->msg;
+	a->keep_lost = c->discard || c->rec.keep_lost;
+}
+
+static void answer(struct step *s, unsigned n, uint8_t kind, uint64_t id)
+{
+	struct core_peer *p = &s->c->peer[n];
+	p->answer = (struct msg){ .kind = kind, .record_done = { .id = id } };
+	p->answer_wait = true;
+	record(s, FOR_ANSWER);
+}
+
+static void on_msg_level(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned n = s->e->peer;
+	if (c->following != (int)n || c->rec.inconsistent)
+		return;
+	c->level = true;
+	c->rec.outdated = c->presumed_outdated = false;
+	c->peer[n].state = PEER_LEVEL;
+	say(s, LVL_INFO, "role: this node is level with node %u", n);
+	answer(s, n, FRAME_LEVELLED, s->e->msg->id);
+}
+
+static void on_msg_outdate(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role != CORE_STANDBY) {
+		say(s, LVL_WARN, "peer: node %u: asks this node to be outdated while it is primary: ignored", s->e->peer);
+		return;
+	}
+	c->rec.outdated = true;
+	c->level = false;
+	say(s, LVL_WARN, "role: this node is outdated: node %u goes on without it", s->e->peer);
+	answer(s, s->e->peer, FRAME_OUTDATED, s->e->msg->id);
+}
+
+static void on_msg_record(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->following != (int)s->e->peer)
+		return;
+	c->rec.sync_set = s->e->msg->record.sync_set;
+	answer(s, s->e->peer, FRAME_RECORDED, s->e->msg->record.id);
+}
+
+/* The primary's history: as of its hello, and the epoch that it has opened between that and the stream. */
+static void adopt_lineage(struct core *c, const struct hello *h)
+{
+	c->rec.nlineage = h->nlineage;
+	memcpy(c->rec.lineage, h->lineage, sizeof c->rec.lineage);
+	if (c->open_epoch.reign && !epoch_eq(state_epoch(&c->rec), c->open_epoch))
+		state_push_epoch(&c->rec, c->open_epoch, UINT64_MAX);
+}
+
+/* A comparison turns our data into the primary's: from its first statement on our history is the primary's, and we are inconsistent. */
+static void on_comparing(struct step *s)
+{
+	struct core *c = s->c;
+	if (s->e->flag) {
+		if (c->following)
+			adopt_lineage(c, &c->peer[c->following].hello);
+		if (c->discard)
+			c->rec.keep_lost = true;
+		c->discard = false;
+		c->rec.inconsistent = true;
+		c->rec.was_primary = c->rec.primary = c->rec.handed_over = false;
+	} else {
+		c->rec.inconsistent = c->rec.keep_lost = false;
+		c->unknown = false;
+	}
+	record(s, FOR_NOTHING);
+}
+
+static void on_stream_epoch(struct step *s)
+{
+	struct core *c = s->c;
+	if (!epoch_eq(state_epoch(&c->rec), s->e->epoch))
+		state_push_epoch(&c->rec, s->e->epoch, s->e->lsn);
+	c->rec.was_primary = c->rec.primary = false;
+	record(s, FOR_NOTHING);
+}
+
+/* ---- events: recording ---- */
+
+static void recorded_answers(struct step *s)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &s->c->peer[n];
+		if (!p->answer_inflight)
+			continue;
+		p->answer_inflight = false;
+		if (p->connected)
+			act(s, ACT_SEND, n)->msg = p->answer;
+	}
+}
+
+static void on_recorded(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned done = c->rec_inflight;
+
+	c->recording = false;
+	c->rec_inflight = 0;
+	if (!s->e->ok) {
+		c->rec_pending |= done;
+		c->rec_retry_ms = s->e->now_ms + RETRY_MS;
+		for (unsigned n = 1; n <= NODE_MAX; n++)
+			if (c->peer[n].answer_inflight) {
+				c->peer[n].answer_inflight = false;
+				c->peer[n].answer_wait = true;
+			}
+		say(s, LVL_ERROR, "state: can't record: %s: decisions and acknowledgements that need it wait", s->e->text ? s->e->text : "error");
+		return;
+	}
+	recorded_answers(s);
+	if ((done & FOR_REIGN) && c->role == CORE_REIGN)
+		on_reign_recorded(s);
+	if ((done & FOR_SHRINK) && c->shrinking)
+		c->shrink_durable = true;
+	if ((done & FOR_GROW) && c->role == CORE_PRIMARY)
+		grow_recorded(s);
+	if ((done & FOR_EPOCH) && c->role == CORE_PRIMARY) {
+		c->epoch_wanted = c->epoch_asked = false;
+		act(s, ACT_EPOCH_OPEN, 0);
+	}
+	shrink_check(s);
+	if (c->rec_pending)
+		record(s, 0);
+}
+
+static void on_want_epoch(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role != CORE_PRIMARY || c->epoch_asked)
+		return;
+	if (!c->epoch_wanted) {
+		act(s, ACT_EPOCH_OPEN, 0)->flag = true;		/* open already */
+		return;
+	}
+	c->epoch_asked = true;
+	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
+	record(s, FOR_EPOCH);
+}
+
+/* ---- events: time ---- */
+
+static void tick_drop(struct step *s, unsigned n)
+{
+	struct core *c = s->c;
+	struct core_peer *p = &c->peer[n];
+	uint64_t waited = s->e->now_ms - p->since_ms;
+
+	if (p->drop == DROP_ASKED && waited > c->cfg.peer_timeout_ms) {
+		drop_fence(s, n);
+		if (p->connected) {
+			act_text(s, ACT_RESET, n, "it did not answer");
+			p->connected = false;
+			p->state = PEER_DOWN;
+		}
+	} else if (p->drop == DROP_RETRY && waited > RETRY_MS) {
+		drop_fence(s, n);
+	}
+	if (c->shrinking && (c->shrink_wait & BIT(n)) && s->e->now_ms - c->shrink_since_ms > c->cfg.peer_timeout_ms)
+		peer_lost(s, n, "it did not confirm the smaller sync set in time", false);
+}
+
+static void tick_primary(struct step *s, unsigned n)
+{
+	struct core *c = s->c;
+	struct core_peer *p = &c->peer[n];
+	unsigned limit = c->cfg.congestion_timeout_ms;
+
+	p->recv_seq = s->e->recv_seq[n];
+	p->applied_seq = s->e->applied_seq[n];
+	p->outstanding = s->e->outstanding[n];
+	if (p->progress != s->e->progress[n] || !p->outstanding) {
+		p->progress = s->e->progress[n];
+		p->progress_ms = s->e->now_ms;
+	}
+	if (limit < 2 * s->e->flush_ms)
+		limit = (unsigned)(2 * s->e->flush_ms);
+	if (p->state >= PEER_STREAMING && s->e->now_ms - p->progress_ms > limit)
+		peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
+	else if (p->state == PEER_OPENING && s->e->now_ms - p->since_ms > 10 * (uint64_t)c->cfg.peer_timeout_ms)
+		peer_lost(s, n, "its stream did not open in time", false);
+	else if (p->state == PEER_STREAMING && p->applied_seq >= p->stream_target) {
+		p->want_level = true;
+		grow_check(s);
+	} else if (p->state == PEER_READY)
+		judge_peer(s, n);
+}
+
+static void on_tick(struct step *s)
+{
+	struct core *c = s->c;
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &c->peer[n];
+		if (!(c->cfg.peers & BIT(n)))
+			continue;
+		if (s->e->heard_ms[n] > p->heard_ms)
+			p->heard_ms = s->e->heard_ms[n];
+		if (c->following == (int)n)
+			c->last_contact_ms = p->heard_ms;
+		if (p->connected && s->e->now_ms > p->heard_ms + c->cfg.peer_timeout_ms) {
+			struct core_event down = *s->e;
+			down.peer = n;
+			down.text = "silent for peer_timeout";
+			act_text(s, ACT_RESET, n, down.text);
+			on_peer_down(&(struct step){ c, &down, s->out });
+		}
+		tick_drop(s, n);
+		if (c->role == CORE_PRIMARY)
+			tick_primary(s, n);
+	}
+	grow_check(s);
+	shrink_check(s);
+	try_resume(s);
+	if (c->rec_pending)
+		record(s, 0);
+}
+
+/* ---- events: people, and the rest ---- */
+
+static void on_demoted(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role != CORE_PRIMARY)
+		return;
+	c->rec.handed_over = true;
+	if (c->rec.nlineage)
+		c->rec.lineage[c->rec.nlineage - 1].last_lsn = s->e->lsn;
+	say(s, LVL_INFO, "role: this node is standby: its role was given up in order");
+	become_standby(s);
+}
+
+static void on_discard(struct step *s)
+{
+	struct core *c = s->c;
+	if (c->role != CORE_STANDBY)
+		return;
+	c->discard = true;
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if (c->peer[n].connected) {
+			act_text(s, ACT_RESET, n, "this node gives its own versions up");
+			c->peer[n].connected = false;
+			c->peer[n].state = PEER_DOWN;
+		}
+}
+
+static void on_diverged(struct step *s)
+{
+	struct core *c = s->c;
+	say(s, LVL_ERROR, "apply: the stream can't be applied: %s: this node leaves the sync set and will be compared", s->e->text ? s->e->text : "");
+	if (c->role != CORE_STANDBY)
+		return;
+	c->level = false;
+	c->rec.outdated = true;
+	if (s->e->flag)
+		c->rec.inconsistent = true;
+	record(s, FOR_NOTHING);
+	if (c->following) {
+		unsigned n = (unsigned)c->following;
+		c->following = 0;
+		act(s, ACT_UNFOLLOW, n);
+		act_text(s, ACT_RESET, n, "the stream could not be applied here");
+		c->peer[n].connected = false;
+		c->peer[n].state = PEER_DOWN;
+	}
+}
+
+static void on_open_refused(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+	if (p->state != PEER_OPENING)
+		return;
+	act(s, ACT_CLOSE, s->e->peer);
+	p->state = PEER_READY;
+	p->retry_ms = s->e->now_ms + RETRY_MS;
+	p->no_stream = true;
+	reason(p, s->e->text ? s->e->text : "it refused");
+	say(s, LVL_WARN, "peer: node %u: does not follow: %s", s->e->peer, p->reason);
+}
+
+static void on_outdated(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+	if (p->drop != DROP_ASKED || s->e->msg->record_done.err)
+		return;
+	drop_settled(s, s->e->peer, DROPPED_OUTDATED);
+	if (p->connected) {
+		act_text(s, ACT_RESET, s->e->peer, "it is outdated; its next hello says where it stands");
+		p->connected = false;
+		p->state = PEER_DOWN;
+	}
+	shrink_check(s);
+}
+
+static void on_start(struct step *s)
+{
+	struct core *c = s->c;
+	c->presumed_outdated = c->rec.nlineage && members(c);
+	if (c->rec.inconsistent)
+		say(s, LVL_WARN, "role: this node is inconsistent: a comparison has begun and not ended; it waits for the primary");
+	if (c->unknown)
+		say(s, LVL_WARN, "role: this node's data are unknown: the marks of state and data disagree; it waits for a full comparison");
+	try_resume(s);
+}
+
+void core_init(struct core *c, const struct core_config *cfg, const struct state *rec, bool unknown)
+{
+	memset(c, 0, sizeof *c);
+	c->cfg = *cfg;
+	c->rec = *rec;
+	c->unknown = unknown;
+}
+
+void core_step(struct core *c, const struct core_event *e, struct core_actions *out)
+{
+	struct step s = { c, e, out };
+
+	out->n = 0;
+	switch (e->type) {
+	case EV_START: on_start(&s); break;
+	case EV_TICK: on_tick(&s); break;
+	case EV_PEER_UP: on_peer_up(&s); break;
+	case EV_PEER_DOWN: on_peer_down(&s); break;
+	case EV_PEER_FAILED:
+		if (c->role == CORE_PRIMARY)
+			peer_lost(&s, e->peer, e->text, false);
+		break;
+	case EV_GOODBYE: on_goodbye(&s); break;
+	case EV_STREAM_UP: on_stream_up(&s); break;
+	case EV_OPEN_REFUSED: on_open_refused(&s); break;
+	case EV_COMPARED: on_compared(&s); break;
+	case EV_MSG_OPEN: on_msg_open(&s); break;
+	case EV_MSG_OUTDATE: on_msg_outdate(&s); break;
+	case EV_MSG_OUTDATED: on_outdated(&s); break;
+	case EV_MSG_RECORD: on_msg_record(&s); break;
+	case EV_MSG_RECORDED:
+		if (c->shrinking && e->msg->record_done.id == c->shrink_id && !e->msg->record_done.err)
+			c->shrink_wait &= (uint16_t)~BIT(e->peer);
+		shrink_check(&s);
+		break;
+	case EV_MSG_LEVEL: on_msg_level(&s); break;
+	case EV_MSG_LEVELLED: on_levelled(&s); break;
+	case EV_RECORDED: on_recorded(&s); break;
+	case EV_FENCED: on_fenced(&s); break;
+	case EV_DRAINED:
+		if (c->role == CORE_DRAINING)
+			reign_begin(&s);
+		break;
+	case EV_WANT_EPOCH: on_want_epoch(&s); break;
+	case EV_STREAM_EPOCH: on_stream_epoch(&s); break;
+	case EV_STREAM_HANDOVER:
+		c->rec.handed_over = true;
+		record(&s, FOR_NOTHING);
+		break;
+	case EV_DIVERGED: on_diverged(&s); break;
+	case EV_COMPARING: on_comparing(&s); break;
+	case EV_PROMOTE: on_promote(&s); break;
+	case EV_DEMOTED: on_demoted(&s); break;
+	case EV_DISCARD: on_discard(&s); break;
+	case EV_STOPPING:
+		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level)) {
+			c->rec.outdated = true;
+			c->level = false;
+		}
+		record(&s, FOR_NOTHING);
+		break;
+	}
+}
+
+const char *core_role_name(enum core_role r)
+{
+	static const char *const names[] = { "standby", "fencing", "draining", "promoting", "primary" };
+	return names[r];
+}
+
+const char *peer_state_name(enum peer_state st)
+{
+	static const char *const names[] = { "down", "connected", "refused", "opening", "streaming", "comparing", "joining", "level" };
+	return names[st];
+}

@@ -1,0 +1,190 @@
+/*
+ * The decision core of a node: roles, the sync set, epochs, who may be followed, when acknowledgements may go on. Pure: no sockets, clocks, threads or
+ * random numbers inside; `core_step(core, event, actions)`. The same events in the same order give the same decisions, so that a simulator can
+ * drive two to four of these from a seed.
+ *
+ * Role of the node                                    A peer, seen from a primary
+ *
+ *   STANDBY --promote--> FENCING --> DRAINING             DOWN --hello--> READY --may follow--> OPENING
+ *      ^                                 |                  ^                \--may not--> REFUSED  |
+ *      |                              OPENING_REIGN         |                                     | stream is up
+ *      |                                 |                  |          STREAMING <--from queue----+
+ *      +--demote, superseded--- PRIMARY <+                  |              |       COMPARING <----+ full comparison
+ *                                                           |              +---caught up---+   |
+ *                                                      dropped,            v                  v
+ *                                                      lost            JOINING (larger set recorded, counts, told LEVEL) --LEVELLED--> LEVEL
+ *
+ * Invariants (tested by simulation):
+ *  1. Nothing is acknowledged without a member of the recorded sync set before that member is outdated, or fenced, or `fence_peer = none`
+ *     says that a person takes the risk; and the smaller set is durable here and on the remaining members.
+ *  2. A peer counts from before it is told that it is level.
+ *  3. A node becomes primary only for one of the design's reasons, or by force.
+ *  4. A node follows only a lineage that contains its own newest epoch, or after a person gave its versions up.
+ *
+ * Every durable decision is one ACT_RECORD of the whole state; at most one is under way, and what depends on it waits for EV_RECORDED.
+ */
+#ifndef MIRROR_CORE_H
+#define MIRROR_CORE_H
+
+#include "mirror/state.h"
+#include "mirror/wire.h"
+
+enum fence_mode { FENCE_NONE, FENCE_HOOK };
+
+struct core_config {
+	unsigned node;
+	uint16_t peers;				/* bit n: node n is in the configuration (without ourselves) */
+	enum fence_mode fence;
+	bool start_last;
+	unsigned peer_timeout_ms, congestion_timeout_ms;
+};
+
+enum core_role { CORE_STANDBY, CORE_FENCING, CORE_DRAINING, CORE_REIGN, CORE_PRIMARY };
+enum peer_state { PEER_DOWN, PEER_READY, PEER_REFUSED, PEER_OPENING, PEER_STREAMING, PEER_COMPARING, PEER_JOINING, PEER_LEVEL };
+/* A member of the sync set that is being left behind. */
+enum drop_state { DROP_NOT, DROP_ASKED, DROP_FENCING, DROP_RETRY, DROP_DONE };
+
+struct core_peer {
+	enum peer_state state;
+	enum drop_state drop;
+	bool connected;
+	uint64_t since_ms;			/* of the drop state */
+	uint64_t heard_ms;
+	struct hello hello;			/* its last one */
+	uint64_t stream_target;			/* STREAMING: level when it has confirmed this */
+	uint64_t recv_seq, applied_seq, progress, progress_ms;
+	bool outstanding;
+	bool full;				/* the open that is under way is a full comparison */
+	bool answered;				/* has said hello since we started */
+	bool want_level;			/* caught up; waits for its turn to join the set */
+	bool told_level;			/* JOINING: the larger set is durable, it counts, LEVEL was sent */
+	bool no_stream;				/* the queue doesn't hold what it lacks after all */
+	uint64_t retry_ms;			/* no new attempt before */
+	bool answer_wait, answer_inflight;	/* standby: ANSWER goes out when the record is durable */
+	struct msg answer;
+	char reason[REASON_MAX];		/* why it is refused or was dropped */
+};
+
+enum core_event_type {
+	EV_START, EV_TICK,
+	EV_PEER_UP,			/* peer, hello */
+	EV_PEER_DOWN,			/* peer, text */
+	EV_PEER_FAILED,			/* peer, text: its stream ended, it reported an error, it says goodbye without having recorded */
+	EV_GOODBYE,			/* peer, flag: it recorded outdated before; handover in `ok` when it was the primary */
+	EV_STREAM_UP,			/* peer: our stream to it is open (it accepted) */
+	EV_OPEN_REFUSED,		/* peer, text */
+	EV_COMPARED,			/* peer, ok */
+	EV_MSG_OPEN, EV_MSG_OUTDATE, EV_MSG_OUTDATED, EV_MSG_RECORD, EV_MSG_RECORDED, EV_MSG_LEVEL, EV_MSG_LEVELLED,	/* peer, msg */
+	EV_RECORDED,			/* ok: the ACT_RECORD under way */
+	EV_FENCED,			/* peer, ok */
+	EV_DRAINED,			/* lsn, seq: all that was received is applied */
+	EV_WANT_EPOCH,			/* the first change since the last one closed */
+	EV_STREAM_EPOCH,		/* standby: OP_EPOCH applied (epoch, lsn of the one before) */
+	EV_STREAM_HANDOVER,		/* standby: OP_HANDOVER applied */
+	EV_DIVERGED,			/* standby: data or stream can't be right (text) */
+	EV_COMPARING,			/* standby: flag = a comparison began / ended well */
+	EV_PROMOTE,			/* person: fenced, force */
+	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up */
+	EV_DISCARD,			/* person: resync --discard-local */
+	EV_STOPPING,			/* clean stop of a standby: record outdated */
+};
+
+struct core_event {
+	enum core_event_type type;
+	unsigned peer;
+	uint64_t now_ms;
+	uint64_t random;			/* for tags; always given */
+	bool ok, flag, fenced, force;
+	const struct hello *hello;
+	const struct msg *msg;
+	const char *text;
+	uint64_t lsn, seq;
+	struct epoch epoch;
+	/* EV_TICK, by peer; also the queue's window */
+	const uint64_t *heard_ms;
+	const uint64_t *recv_seq, *applied_seq, *progress;
+	const bool *outstanding;
+	uint64_t flush_ms;			/* how long our own last flush took */
+	uint64_t queue_first, queue_last;
+	uint64_t instance;			/* ours, of this life as primary */
+};
+
+enum core_action_type {
+	ACT_LOG,			/* level, text */
+	ACT_RECORD,			/* save core.rec durably, then EV_RECORDED */
+	ACT_SEND,			/* peer, msg */
+	ACT_RESET,			/* peer, text: drop its connections */
+	ACT_OPEN,			/* peer, full, from_seq, keep_lost: open a stream to it */
+	ACT_CLOSE,			/* peer: close our stream to it, stop its comparison */
+	ACT_COMPARE,			/* peer: start a full comparison on the open stream */
+	ACT_FOLLOW,			/* peer, msg (the OPEN): accept the stream that comes */
+	ACT_REFUSE,			/* peer, msg (the OPEN), text */
+	ACT_UNFOLLOW,			/* stop receiving */
+	ACT_FENCE,			/* peer, flag: stop (promotion), else outdate; then EV_FENCED */
+	ACT_DRAIN,			/* apply all that was received, stop receiving, then EV_DRAINED */
+	ACT_ACKSET,			/* set: acknowledgements rest on these from now on */
+	ACT_BECOME_PRIMARY,		/* the epoch in core.rec is durable: emit it, open for changes */
+	ACT_BECOME_STANDBY,		/* shut off changes, wake waiters with an error */
+	ACT_EPOCH_OPEN,			/* ... likewise in mid-reign: emit it, let the waiting change go on */
+	ACT_EPOCH_WANTED,		/* the next change must ask first */
+	ACT_PROMOTED,			/* answer the person: ok, text */
+};
+struct core_action {
+	enum core_action_type type;
+	unsigned peer;
+	int level;
+	bool ok, flag, full, keep_lost;
+	uint16_t set;
+	uint64_t from_seq;
+	struct msg msg;
+	char text[512];
+};
+enum { CORE_ACTIONS_MAX = 96 };
+struct core_actions { unsigned n; struct core_action a[CORE_ACTIONS_MAX]; };
+
+struct core {
+	struct core_config cfg;
+	struct state rec;			/* as it should be on disk; the shell saves it on ACT_RECORD */
+	bool unknown;				/* marks disagree: neither promoted nor followed without a person or a comparison */
+	enum core_role role;
+	bool presumed_outdated;			/* since start, until all other members have answered */
+	bool level;				/* standby: the primary has told us so, in this life */
+	bool discard;				/* a person gave our own versions up */
+	int following;				/* node that we follow; 0 = none */
+	uint64_t last_contact_ms;		/* with a primary */
+	struct epoch open_epoch;		/* of the OPEN that we follow */
+	struct core_peer peer[NODE_MAX + 1];
+
+	/* recording: what waits for the next record, what for the one under way (enum record_for) */
+	bool recording;
+	unsigned rec_pending, rec_inflight;
+	uint64_t rec_retry_ms;
+	/* the sync set */
+	uint16_t ackset;
+	bool shrinking;				/* a smaller set is being recorded */
+	uint16_t shrink_wait;			/* members that have not confirmed it */
+	bool shrink_durable;			/* ... and is, here */
+	uint64_t shrink_id, shrink_since_ms;
+	bool epoch_wanted;			/* opens with the next change */
+	bool epoch_asked;			/* a change is waiting for it */
+	/* promotion */
+	unsigned fencing;			/* node being stopped */
+	bool promote_fenced, promote_force, promote_self;
+};
+
+/* What a lineage says of another: SAME newest epoch; ours is in theirs (BEHIND); theirs is in ours (AHEAD); each has one that the other lacks (FORK);
+ * one has none at all (NEW: theirs, BLANK: ours). */
+enum lineage_relation { LINEAGE_SAME, LINEAGE_BEHIND, LINEAGE_AHEAD, LINEAGE_FORK, LINEAGE_NEW, LINEAGE_BLANK };
+enum lineage_relation lineage_compare(const struct lineage_entry *ours, uint32_t n, const struct lineage_entry *theirs, uint32_t m);
+
+void core_init(struct core *c, const struct core_config *cfg, const struct state *rec, bool unknown);
+/* Appends to OUT (emptied first). */
+void core_step(struct core *c, const struct core_event *e, struct core_actions *out);
+/* Why a promotion would be refused now, or NULL: one line that says what to do. */
+const char *core_promotion_refusal(const struct core *c, bool fenced, bool force, char *buf, size_t size);
+/* What we say of ourselves (enum node_flags). */
+uint32_t core_flags(const struct core *c);
+const char *core_role_name(enum core_role r);
+const char *peer_state_name(enum peer_state s);
+
+#endif

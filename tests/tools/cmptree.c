@@ -1,7 +1,7 @@
 /*
  * cmptree - compares two trees completely.
  *
- *   cmptree [--ino] [--ctime] [--order] [--holes] [--backing] [--limit N] A B
+ *   cmptree [--ino] [--ctime] [--order] [--holes] [--no-times] [--backing] [--limit N] A B
  *
  * Walks both trees together, relative to directory fds, and prints one line per difference: PATH<TAB>WHAT<TAB>A's<TAB>B's.
  * Always compared: names, type, contents, size of files, mode, uid, gid, nlink, which names are links of one object, mtime with
@@ -10,6 +10,7 @@
  *   --ctime    ctime too
  *   --order    directories list the same entries in the same order with the same d_off
  *   --holes    where one has a hole of 4 KiB (aligned) the other has no data
+ *   --no-times mtime is not compared
  *   --backing  these are backing directories: `.tandemfs` and `lost+found` of the root, its nlink and mtime are ignored
  * Status: 0 equal, 1 different, 2 could not compare.
  *
@@ -31,7 +32,7 @@
 enum { CHUNK = 256 << 10, GRAIN = 4096, XATTR_LIST = 65536, XATTR_VALUE = 65536 };
 
 static struct {
-	bool ino, ctime, order, holes, backing;
+	bool ino, ctime, order, holes, backing, no_times;
 	unsigned long limit;
 } opt = { .limit = 1000 };
 
@@ -120,7 +121,7 @@ static void compare_stat(const char *path, const struct stat *a, const struct st
 		differ(path, "size", "%jd\t%jd", (intmax_t)a->st_size, (intmax_t)b->st_size);
 	if (device && a->st_rdev != b->st_rdev)
 		differ(path, "rdev", "%u:%u\t%u:%u", major(a->st_rdev), minor(a->st_rdev), major(b->st_rdev), minor(b->st_rdev));
-	if (!lax)
+	if (!lax && !opt.no_times)
 		compare_time(path, "mtime", a->st_mtim, b->st_mtim);
 	if (opt.ctime)
 		compare_time(path, "ctime", a->st_ctim, b->st_ctim);
@@ -466,12 +467,12 @@ static void compare_tree(const char *path, const int fd[2], bool root)
 static const struct option options[] = {
 	{ "ino", no_argument, NULL, 'i' }, { "ctime", no_argument, NULL, 'c' }, { "order", no_argument, NULL, 'o' },
 	{ "holes", no_argument, NULL, 'h' }, { "backing", no_argument, NULL, 'b' }, { "limit", required_argument, NULL, 'l' },
-	{ NULL, 0, NULL, 0 },
+	{ "no-times", no_argument, NULL, 't' }, { NULL, 0, NULL, 0 },
 };
 
 static void usage(void)
 {
-	fputs("usage: cmptree [--ino] [--ctime] [--order] [--holes] [--backing] [--limit N] A B\n", stderr);
+	fputs("usage: cmptree [--ino] [--ctime] [--order] [--holes] [--no-times] [--backing] [--limit N] A B\n", stderr);
 	exit(2);
 }
 
@@ -486,6 +487,7 @@ int main(int argc, char **argv)
 		case 'o': opt.order = true; break;
 		case 'h': opt.holes = true; break;
 		case 'b': opt.backing = true; break;
+		case 't': opt.no_times = true; break;
 		case 'l': opt.limit = strtoul(optarg, NULL, 10); break;
 		default: usage();
 		}

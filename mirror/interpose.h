@@ -23,10 +23,12 @@ struct interpose_config {
 	struct queue *queue;
 	struct observers *observers;
 	enum durability durability;
+	uint32_t time_gran_ns;		/* granularity of the volume clock; 0 = 1 */
 	/* Before the first change or acknowledgement of an epoch that is not open yet (interpose_want_epoch): opens it durably. 0 or -errno,
 	 * which the caller gets. May block; no lock is held. */
 	int (*open_epoch)(void *arg);
-	/* The objects must be stated again to all peers. Under their locks; queues only. */
+	/* The objects must be stated again to all peers, since the stream lacks what happened to them: from now on, until that is done,
+	 * a barrier proves nothing for them. Under their locks; queues only. */
 	void (*restate)(void *arg, const uint64_t *ids, unsigned n);
 	/* Room on the standbys: the least free bytes and inodes of the sync set beyond queue and reserve. UINT64_MAX = no standby. */
 	void (*room)(void *arg, uint64_t *bytes, uint64_t *inodes);
@@ -40,7 +42,8 @@ int interpose_new(const struct interpose_config *cfg, struct interpose **out);
 void interpose_free(struct interpose *ip);
 struct layer *interpose_layer(struct interpose *ip);
 
-/* Starts as a standby (read-only). Becoming read-only waits until no change is under way. */
+/* Starts as a standby (read-only). Becoming read-only waits until no change is under way; confirmations of earlier changes may still
+ * be waited for then. */
 void interpose_set_writable(struct interpose *ip, bool writable);
 /* The next change or acknowledgement calls open_epoch first. */
 void interpose_want_epoch(struct interpose *ip);

@@ -20,7 +20,7 @@ CMD_OBJ := $(CMD_SRC:%.c=$(O)/%.o)
 UNIT := $(patsubst %.c,$(O)/%,$(wildcard tests/unit/*_test.c))
 TOOLS := $(patsubst %.c,$(O)/%,$(wildcard tests/tools/*.c))
 
-all: $(O)/tandemfs
+all: $(if $(and $(wildcard fs/cmd/daemon.c),$(wildcard fs/cmd/init.c)),$(O)/tandemfs,$(CMD_OBJ) $(O)/libtandemfs.a)
 $(O)/libtandemfs.a: $(LIB_OBJ)
 	$(Q)rm -f $@; ar rcs $@ $^
 $(O)/tandemfs: $(CMD_OBJ) $(O)/libtandemfs.a

@@ -254,8 +254,7 @@ static void set_choice(struct parser *ps, const struct conf_option *o, int *fiel
 	fail(ps, ps->line, "%s: `%s' is not possible: choose one of %s", o->name, value, list);
 }
 
-/* A number in the notation of option O. */
-static void format_number(const struct conf_option *o, uint64_t v, char out[32])
+void conf_format_number(const struct conf_option *o, uint64_t v, char out[32])
 {
 	static const struct unit sizes[] = { { "TiB", 1024 * GIB }, { "GiB", GIB }, { "MiB", MIB }, { "KiB", KIB } };
 	const char *unit = "";
@@ -290,8 +289,8 @@ static void set_number(struct parser *ps, const struct conf_option *o, void *fie
 		return;
 	}
 	if (err || v < o->min || v > o->max) {
-		format_number(o, o->min, min);
-		format_number(o, o->max, max);
+		conf_format_number(o, o->min, min);
+		conf_format_number(o, o->max, max);
 		fail(ps, ps->line, "%s: `%s' is out of range: %s to %s are possible", o->name, value, min, max);
 		return;
 	}

@@ -79,6 +79,9 @@ const struct conf_option *conf_options(size_t *n);
 /* A type's word in help texts ("duration", "size", ...). */
 const char *conf_type_name(enum conf_type t);
 
+/* V in the notation of option O: "64MiB", "500ms". */
+void conf_format_number(const struct conf_option *o, uint64_t v, char out[32]);
+
 /* May NAME name a volume or node? */
 bool conf_name_ok(const char *name);
 /* Where the configuration of volume NAME is: TANDEMFS_CONF_DIR or /etc/tandemfs, NAME.conf. -ENAMETOOLONG. */

@@ -84,6 +84,9 @@ struct subcmd {
 	struct cmd_option options[OPTIONS_MAX];		/* ends with a NULL name */
 };
 extern const struct subcmd subcmds[];	/* ends with a NULL name */
+/* Takes ARGV apart (it is reordered; L borrows from it). 0, or EXIT_USAGE after one line on stderr. `COMMAND --help` becomes `help
+ * COMMAND`. */
+int cmdline_parse(const struct subcmd *table, int argc, char **argv, struct cmd_line *l);
 /* Was option NAME given? Its value, "" for a flag, else NULL. NAME must be in the table. */
 const char *cmd_option(const struct cmd_line *l, const char *name);
 

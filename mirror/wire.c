@@ -516,6 +516,21 @@ int msg_encode(struct enc *e, const struct msg *m)
 	return e->err;
 }
 
+int msg_frame(struct enc *e, const struct msg *m)
+{
+	struct frame_header h = { .kind = m->kind };
+	size_t at = e->len;
+
+	enc_raw(e, (unsigned char[FRAME_HEADER_LEN]){ 0 }, FRAME_HEADER_LEN);
+	if (msg_encode(e, m) < 0)
+		return e->err;
+	h.meta_len = (uint32_t)(e->len - at - FRAME_HEADER_LEN);
+	assert(h.meta_len <= FRAME_CONTROL_META_MAX);
+	h.sum = frame_checksum(&h, e->p + at + FRAME_HEADER_LEN, NULL);
+	frame_header_encode(e->p + at, &h);
+	return 0;
+}
+
 int msg_decode(uint8_t kind, const void *meta, size_t len, struct msg *m)
 {
 	struct dec d = dec_init(meta, len);

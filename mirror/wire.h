@@ -116,6 +116,8 @@ struct msg {
 };
 /* Appends the meta of M. 0 or -ENOMEM. */
 int msg_encode(struct enc *e, const struct msg *m);
+/* Appends a whole frame with M in it. 0 or -ENOMEM. */
+int msg_frame(struct enc *e, const struct msg *m);
 /* -EBADMSG when malformed in any way; strings are bounded and terminated. */
 int msg_decode(uint8_t kind, const void *meta, size_t len, struct msg *m);
 

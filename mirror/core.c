@@ -273,7 +273,6 @@ static void become_standby(struct step *s)
 {
 	struct core *c = s->c;
 	c->role = CORE_STANDBY;
-	c->rec.primary = false;
 	c->ackset = 0;
 	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
 	c->level = false;
@@ -305,7 +304,7 @@ static bool stream_will_do(const struct step *s, const struct core_peer *p)
 {
 	const struct hello *h = &p->hello;
 	return !p->no_stream && !(h->flags & (NODE_INCONSISTENT | NODE_UNKNOWN | NODE_DISCARD | NODE_TAIL | NODE_NEW)) &&
-	       h->from_instance == s->e->instance && h->from_seq + 1 >= s->e->queue_first && h->from_seq <= s->e->queue_last;
+	       h->from_instance == s->e->instance && h->epoch.reign >= s->c->reign_first && h->from_seq + 1 >= s->e->queue_first && h->from_seq <= s->e->queue_last;
 }
 
 static void open_peer(struct step *s, unsigned n)
@@ -334,6 +333,7 @@ static void judge_peer(struct step *s, unsigned n)
 	if (r == LINEAGE_BEHIND && !gave_up) {
 		say(s, LVL_ERROR, "role: superseded: node %u holds a newer epoch: this node is no longer primary; "
 		    "look at both, then `tandemfs resync --discard-local` on the one that shall lose", n);
+		c->rec.primary = false;
 		become_standby(s);
 		return;
 	}
@@ -543,6 +543,7 @@ static void on_reign_recorded(struct step *s)
 	c->level = false;
 	c->following = 0;
 	c->epoch_wanted = false;
+	c->reign_first = state_epoch(&c->rec).reign;
 	c->ackset = members(c);
 	act(s, ACT_ACKSET, 0)->set = c->ackset;
 	act(s, ACT_BECOME_PRIMARY, 0);
@@ -962,6 +963,8 @@ static void on_demoted(struct step *s)
 	if (c->role != CORE_PRIMARY)
 		return;
 	c->rec.handed_over = true;
+	if (!s->e->flag)
+		c->rec.primary = false;		/* a node that is only stopped may resume (start_as = last) */
 	if (c->rec.nlineage)
 		c->rec.lineage[c->rec.nlineage - 1].last_lsn = s->e->lsn;
 	say(s, LVL_INFO, "role: this node is standby: its role was given up in order");

@@ -84,7 +84,7 @@ enum core_event_type {
 	EV_DIVERGED,			/* standby: data or stream can't be right (text) */
 	EV_COMPARING,			/* standby: flag = a comparison began / ended well */
 	EV_PROMOTE,			/* person: fenced, force */
-	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up */
+	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up; flag: to stop only */
 	EV_DISCARD,			/* person: resync --discard-local */
 	EV_STOPPING,			/* clean stop of a standby: record outdated */
 };
@@ -169,6 +169,7 @@ struct core {
 	bool epoch_asked;			/* a change is waiting for it */
 	/* promotion */
 	unsigned fencing;			/* node being stopped */
+	uint64_t reign_first;			/* primary: the reign with which this one's queue began */
 	bool promote_fenced, promote_force, promote_self;
 };
 

@@ -1,0 +1,925 @@
+#include "mirror/node.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fs/base/cleanup.h"
+#include "fs/base/clock.h"
+#include "fs/base/log.h"
+#include "mirror/node_int.h"
+
+enum {
+	RECORD_WAIT_MS = 30000,
+	GOODBYE_WAIT_MS = 1000,
+};
+
+/* ---- events in, actions out ---- */
+
+static void push_job(struct node *n, const struct core_action *a)
+{
+	struct job *j = malloc(sizeof *j);
+	if (!j) {
+		log_error("node: no memory for a decision: stopping at once so that nothing is acknowledged wrongly");
+		abort();
+	}
+	j->next = NULL;
+	j->a = *a;
+	*n->jobs_last = j;
+	n->jobs_last = &j->next;
+	pthread_cond_signal(&n->job_cond);
+}
+
+static const char *peer_name(const struct node *n, unsigned peer)
+{
+	return peer && peer <= NODE_MAX && n->cfg.peers[peer].name ? n->cfg.peers[peer].name : "";
+}
+
+/* What a person or a cluster manager wants to hear of, for the state hook. */
+static void tell_changes(struct node *n, const struct core *was, const struct core *is)
+{
+	if (was->role != is->role && (is->role == CORE_PRIMARY || is->role == CORE_STANDBY))
+		hook_state(n, core_role_name(is->role), "");
+	if (was->level != is->level && is->role == CORE_STANDBY)
+		hook_state(n, is->level ? "level" : "not-level", "");
+	for (unsigned p = 1; p <= NODE_MAX; p++) {
+		bool a = was->peer[p].state == PEER_LEVEL, b = is->peer[p].state == PEER_LEVEL;
+		if (a != b && is->role == CORE_PRIMARY)
+			hook_state(n, b ? "peer-level" : "peer-lost", peer_name(n, p));
+	}
+}
+
+/* With core_mu held. */
+static void step_locked(struct node *n, struct core_event *e)
+{
+	static _Thread_local struct core_actions out;
+	static _Thread_local struct core was;
+
+	e->now_ms = clock_mono_ms();
+	e->random = state_random();
+	e->instance = n->instance;
+	e->queue_first = queue_first(n->cfg.queue);
+	e->queue_last = queue_last(n->cfg.queue);
+	bool telling = n->cfg.state_hook && e->type != EV_TICK;
+	if (telling)
+		was = n->core;
+	core_step(&n->core, e, &out);
+	pthread_mutex_lock(&n->job_mu);
+	for (unsigned i = 0; i < out.n; i++) {
+		if (out.a[i].type == ACT_RECORD) {
+			n->record_wanted = true;
+			pthread_cond_signal(&n->record_cond);
+		} else {
+			push_job(n, &out.a[i]);
+		}
+	}
+	pthread_mutex_unlock(&n->job_mu);
+	if (telling)
+		tell_changes(n, &was, &n->core);
+}
+
+void node_event(struct node *n, struct core_event *e)
+{
+	auto_lock(&n->core_mu);
+	step_locked(n, e);
+}
+
+int node_event_recorded(struct node *n, struct core_event *e)
+{
+	struct timespec until = clock_mono_after_ms(RECORD_WAIT_MS);
+	auto_lock(&n->core_mu);
+	uint64_t want = n->rec_started + 1;
+	step_locked(n, e);
+	while (n->rec_saved < want)
+		if (pthread_cond_timedwait(&n->core_changed, &n->core_mu, &until) == ETIMEDOUT)
+			return -ETIMEDOUT;
+	return 0;
+}
+
+uint64_t node_lsn(struct node *n)
+{
+	uint64_t base = atomic_load(&n->base_seq);
+	uint64_t seq = n->core.role == CORE_PRIMARY ? queue_last(n->cfg.queue) : atomic_load(&n->applied_seq);
+	return seq > base ? seq - base : 0;
+}
+
+/* ---- the recorder: a thread of its own, because the worker may wait for threads that wait for a record ---- */
+
+static void do_record(struct node *n)
+{
+	struct state *s = malloc(sizeof *s);
+	struct core_event e = { .type = EV_RECORDED };
+	uint64_t gen;
+
+	assert(s);
+	pthread_mutex_lock(&n->core_mu);
+	*s = n->core.rec;
+	gen = ++n->rec_started;
+	pthread_mutex_unlock(&n->core_mu);
+	int err = state_save(n->cfg.state_file, s);
+	free(s);
+	pthread_mutex_lock(&n->core_mu);
+	if (!err) {
+		n->rec_saved = gen;
+		pthread_cond_broadcast(&n->core_changed);
+	}
+	e.ok = !err;
+	e.text = err ? strerror(-err) : NULL;
+	step_locked(n, &e);
+	pthread_mutex_unlock(&n->core_mu);
+}
+
+static void *record_thread(void *arg)
+{
+	struct node *n = arg;
+
+	pthread_mutex_lock(&n->job_mu);
+	for (;;) {
+		while (!n->record_wanted && !n->jobs_stop)
+			pthread_cond_wait(&n->record_cond, &n->job_mu);
+		if (!n->record_wanted)
+			break;
+		n->record_wanted = false;
+		pthread_mutex_unlock(&n->job_mu);
+		do_record(n);
+		pthread_mutex_lock(&n->job_mu);
+	}
+	pthread_mutex_unlock(&n->job_mu);
+	return NULL;
+}
+
+/* ---- the worker: actions, in order ---- */
+
+static struct epoch current_epoch(struct node *n, uint64_t *prev_lsn)
+{
+	auto_lock(&n->core_mu);
+	const struct state *s = &n->core.rec;
+	*prev_lsn = s->nlineage > 1 ? s->lineage[s->nlineage - 2].last_lsn : 0;
+	return state_epoch(s);
+}
+
+static int append_epoch(struct node *n)
+{
+	struct op op = { .type = OP_EPOCH };
+	uint64_t seq;
+
+	op.epoch = current_epoch(n, &op.lsn);
+	op.stamp = interpose_stamp(n->ip);
+	int err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
+	if (!err)
+		atomic_store(&n->base_seq, seq);
+	return err;
+}
+
+static void do_become_primary(struct node *n)
+{
+	stream_unfollow(n);
+	int err = ids_new_range(n->cfg.handles);
+	if (err)
+		log_error("handles: can't take a new range of ids: %s: creations will fail", strerror(-err));
+	err = local_limbo_purge_all(n->cfg.bottom);
+	if (err)
+		log_warn("limbo: not emptied: %s", strerror(-err));
+	queue_restart(n->cfg.queue);
+	atomic_store(&n->from_instance, 0);
+	err = append_epoch(n);
+	if (err)
+		log_error("node: can't open the epoch: %s", strerror(-err));
+	interpose_set_writable(n->ip, !err);
+	log_info("role: primary");
+	hook_state(n, "serving", "");
+}
+
+static void epoch_answer(struct node *n, bool ok)
+{
+	auto_lock(&n->core_mu);
+	n->epoch_waiting = false;
+	n->epoch_ok = ok;
+	pthread_cond_broadcast(&n->core_changed);
+}
+
+static void do_become_standby(struct node *n)
+{
+	queue_stop(n->cfg.queue);
+	epoch_answer(n, false);
+	interpose_set_writable(n->ip, false);
+	log_info("role: standby");
+}
+
+static void do_epoch_open(struct node *n, bool already)
+{
+	int err = already ? 0 : append_epoch(n);
+	if (err)
+		log_error("node: can't open the epoch: %s", strerror(-err));
+	epoch_answer(n, !err);
+}
+
+static void do_drain(struct node *n)
+{
+	struct core_event e = { .type = EV_DRAINED };
+	stream_unfollow(n);
+	e.lsn = node_lsn(n);
+	e.seq = atomic_load(&n->applied_seq);
+	node_event(n, &e);
+}
+
+static void do_compare(struct node *n, unsigned peer)
+{
+	int err = n->resync.start(n->resync.arg, peer, true);
+	if (err)
+		node_compared(n, peer, err);
+}
+
+static void do_send(struct node *n, const struct core_action *a)
+{
+	int err = link_send(n->links, a->peer, &a->msg);
+	if (err)
+		log_debug("link: node %u: not sent: %s", a->peer, strerror(-err));
+}
+
+static void do_promoted(struct node *n, const struct core_action *a)
+{
+	auto_lock(&n->core_mu);
+	n->promote_state = a->ok ? 2 : 3;
+	snprintf(n->promote_text, sizeof n->promote_text, "%s", a->text);
+	pthread_cond_broadcast(&n->core_changed);
+}
+
+static void do_refuse(struct node *n, const struct core_action *a)
+{
+	struct msg m = { .kind = FRAME_OPENED, .opened = { .token = a->msg.open.token, .err = -EPERM } };
+	snprintf(m.opened.reason, sizeof m.opened.reason, "%.*s", REASON_MAX - 1, a->text);
+	link_send(n->links, a->peer, &m);
+}
+
+static void run_action(struct node *n, const struct core_action *a)
+{
+	switch (a->type) {
+	case ACT_LOG: log_line((enum log_level)a->level, "%s", a->text); break;
+	case ACT_RECORD: break;		/* the recorder's */
+	case ACT_SEND: do_send(n, a); break;
+	case ACT_RESET: link_reset(n->links, a->peer, a->text); break;
+	case ACT_OPEN: stream_open(n, a); break;
+	case ACT_CLOSE: stream_close(n, a->peer); break;
+	case ACT_COMPARE: do_compare(n, a->peer); break;
+	case ACT_FOLLOW: stream_follow(n, a); break;
+	case ACT_REFUSE: do_refuse(n, a); break;
+	case ACT_UNFOLLOW: stream_unfollow(n); break;
+	case ACT_FENCE: hook_fence(n, a->peer, a->flag); break;
+	case ACT_DRAIN: do_drain(n); break;
+	case ACT_ACKSET: queue_set_ackset(n->cfg.queue, a->set); break;
+	case ACT_BECOME_PRIMARY: do_become_primary(n); break;
+	case ACT_BECOME_STANDBY: do_become_standby(n); break;
+	case ACT_EPOCH_OPEN: do_epoch_open(n, a->flag); break;
+	case ACT_EPOCH_WANTED: interpose_want_epoch(n->ip); break;
+	case ACT_PROMOTED: do_promoted(n, a); break;
+	}
+}
+
+static void *worker_thread(void *arg)
+{
+	struct node *n = arg;
+
+	pthread_mutex_lock(&n->job_mu);
+	for (;;) {
+		while (!n->jobs && !n->jobs_stop)
+			pthread_cond_wait(&n->job_cond, &n->job_mu);
+		struct job *j = n->jobs;
+		if (!j)
+			break;
+		n->jobs = j->next;
+		if (!n->jobs)
+			n->jobs_last = &n->jobs;
+		pthread_mutex_unlock(&n->job_mu);
+		run_action(n, &j->a);
+		free(j);
+		pthread_mutex_lock(&n->job_mu);
+	}
+	pthread_mutex_unlock(&n->job_mu);
+	return NULL;
+}
+
+/* ---- the ticker ---- */
+
+static void look_at_room(struct node *n)
+{
+	struct statvfs v;
+	struct call c = { .origin = ORIGIN_INTERNAL };
+	if (n->cfg.bottom->ops->statfs(n->cfg.bottom, &c, &v))
+		return;
+	atomic_store(&n->free_bytes, (uint64_t)v.f_bavail * v.f_frsize);
+	atomic_store(&n->free_inodes, v.f_favail);
+}
+
+static void tick(struct node *n)
+{
+	uint64_t heard[NODE_MAX + 1] = { 0 }, recv[NODE_MAX + 1] = { 0 }, applied[NODE_MAX + 1] = { 0 }, progress[NODE_MAX + 1] = { 0 };
+	bool outstanding[NODE_MAX + 1] = { false };
+	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .recv_seq = recv, .applied_seq = applied, .progress = progress,
+				.outstanding = outstanding };
+
+	for (unsigned p = 1; p <= NODE_MAX; p++) {
+		if (!n->cfg.peers[p].name || p == n->cfg.core.node)
+			continue;
+		struct queue_peer_stat q;
+		queue_peer_stat(n->cfg.queue, p, &q);
+		heard[p] = link_last_heard(n->links, p);
+		recv[p] = q.recv_seq;
+		applied[p] = q.applied_seq;
+		progress[p] = q.recv_seq + q.applied_seq + atomic_load(&n->barriers[p]);
+		outstanding[p] = q.attached && (q.bytes_behind || q.applied_seq < queue_last(n->cfg.queue));
+	}
+	node_event(n, &e);
+}
+
+static void *tick_thread(void *arg)
+{
+	struct node *n = arg;
+	unsigned k = 0;
+
+	pthread_mutex_lock(&n->job_mu);
+	while (!n->stopping) {
+		struct timespec until = clock_mono_after_ms(NODE_TICK_MS);
+		pthread_mutex_unlock(&n->job_mu);
+		if (k++ % NODE_ROOM_TICKS == 0)
+			look_at_room(n);
+		tick(n);
+		pthread_mutex_lock(&n->job_mu);
+		while (!n->stopping && pthread_cond_timedwait(&n->tick_cond, &n->job_mu, &until) != ETIMEDOUT)
+			;
+	}
+	pthread_mutex_unlock(&n->job_mu);
+	return NULL;
+}
+
+/* ---- callbacks of the links ---- */
+
+static void self_hello(void *arg, struct hello *h)
+{
+	struct node *n = arg;
+	const struct state *s = &n->core.rec;
+	bool inconsistent;
+
+	pthread_mutex_lock(&n->core_mu);
+	h->flags = core_flags(&n->core);
+	h->incarnation = s->incarnation;
+	h->epoch = state_epoch(s);
+	h->sync_set = s->sync_set;
+	h->limits = s->limits;
+	h->nlineage = s->nlineage;
+	memcpy(h->lineage, s->lineage, s->nlineage * sizeof h->lineage[0]);
+	inconsistent = s->inconsistent;
+	pthread_mutex_unlock(&n->core_mu);
+	h->lsn = node_lsn(n);
+	h->from_instance = inconsistent ? 0 : atomic_load(&n->from_instance);
+	h->from_seq = atomic_load(&n->applied_seq);
+	h->free_bytes = atomic_load(&n->free_bytes);
+	h->free_inodes = atomic_load(&n->free_inodes);
+	ids_counters(n->cfg.handles, h->counters);
+}
+
+static void self_heartbeat(void *arg, struct heartbeat *h)
+{
+	struct node *n = arg;
+	pthread_mutex_lock(&n->core_mu);
+	h->flags = core_flags(&n->core);
+	h->epoch = state_epoch(&n->core.rec);
+	pthread_mutex_unlock(&n->core_mu);
+	h->lsn = node_lsn(n);
+	h->seq = atomic_load(&n->applied_seq);
+	h->free_bytes = atomic_load(&n->free_bytes);
+	h->free_inodes = atomic_load(&n->free_inodes);
+}
+
+static void on_up(void *arg, unsigned peer, const struct hello *h)
+{
+	struct node *n = arg;
+	struct core_event e = { .type = EV_PEER_UP, .peer = peer, .hello = h };
+	int err = ids_learn(n->cfg.handles, h->counters);
+	if (err)
+		log_error("handles: can't record the id ranges of node %u: %s", peer, strerror(-err));
+	atomic_store(&n->peer_free_bytes[peer], h->free_bytes);
+	atomic_store(&n->peer_free_inodes[peer], h->free_inodes);
+	node_event(n, &e);
+}
+
+static void on_down(void *arg, unsigned peer, const char *why)
+{
+	struct core_event e = { .type = EV_PEER_DOWN, .peer = peer, .text = why };
+	node_event(arg, &e);
+}
+
+static void on_heartbeat(void *arg, unsigned peer, const struct heartbeat *h)
+{
+	struct node *n = arg;
+	atomic_store(&n->peer_free_bytes[peer], h->free_bytes);
+	atomic_store(&n->peer_free_inodes[peer], h->free_inodes);
+}
+
+static void on_barrier(struct node *n, unsigned peer, const struct barrier *b)
+{
+	queue_barrier_done(n->cfg.queue, peer, b->seq, b->err);
+	atomic_fetch_add(&n->barriers[peer], 1);
+	if (b->err) {
+		struct core_event e = { .type = EV_PEER_FAILED, .peer = peer, .text = "it could not make changes durable: see its log" };
+		node_event(n, &e);
+	}
+}
+
+/* LEVEL: what we hold becomes durable before we say that we count; off the link's thread. */
+struct level_job { struct node *n; unsigned peer; struct msg m; };
+static void *level_thread(void *arg)
+{
+	struct level_job *j = arg;
+	struct core_event e = { .type = EV_MSG_LEVEL, .peer = j->peer, .msg = &j->m };
+	int err = local_syncfs(j->n->cfg.bottom);
+	if (!err)
+		err = handles_checkpoint(j->n->cfg.handles);
+	if (err)
+		log_error("node: can't make the volume durable: %s: this node does not become level", strerror(-err));
+	else
+		node_event(j->n, &e);
+	free(j);
+	return NULL;
+}
+
+static void on_level(struct node *n, unsigned peer, const struct msg *m)
+{
+	struct level_job *j = malloc(sizeof *j);
+	pthread_t t;
+	if (!j)
+		return;
+	*j = (struct level_job){ n, peer, *m };
+	if (pthread_create(&t, NULL, level_thread, j))
+		free(j);
+	else
+		pthread_detach(t);
+}
+
+static void on_message(void *arg, unsigned peer, const struct msg *m)
+{
+	struct node *n = arg;
+	struct core_event e = { .peer = peer, .msg = m };
+
+	switch (m->kind) {
+	case FRAME_ACK: queue_acked(n->cfg.queue, peer, m->ack.recv_seq, m->ack.applied_seq); return;
+	case FRAME_BARRIER: on_barrier(n, peer, &m->barrier); return;
+	case FRAME_REPORT: n->resync.report(n->resync.arg, peer, &m->report); return;
+	case FRAME_OPENED: node_stream_opened(n, peer, &m->opened); return;
+	case FRAME_LEVEL: on_level(n, peer, m); return;
+	case FRAME_OPEN: e.type = EV_MSG_OPEN; break;
+	case FRAME_OUTDATE: e.type = EV_MSG_OUTDATE; break;
+	case FRAME_OUTDATED: e.type = EV_MSG_OUTDATED; break;
+	case FRAME_RECORD: e.type = EV_MSG_RECORD; break;
+	case FRAME_RECORDED: e.type = EV_MSG_RECORDED; break;
+	case FRAME_LEVELLED: e.type = EV_MSG_LEVELLED; break;
+	case FRAME_GOODBYE:
+		e.type = EV_GOODBYE;
+		e.flag = true;
+		e.ok = m->goodbye.handover;
+		break;
+	default: link_reset(n->links, peer, "it sent a message that has no meaning here"); return;
+	}
+	node_event(n, &e);
+}
+
+static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
+{
+	struct node *n = arg;
+	auto_lock(&n->core_mu);
+	struct state *s = &n->core.rec;
+
+	memset(out, 0, sizeof *out);
+	if (j->node == s->node || !n->cfg.peers[j->node].name) {
+		out->err = -EINVAL;
+		snprintf(out->reason, sizeof out->reason, "node number %u is not another node of this volume's configuration here", j->node);
+		return;
+	}
+	volume_limits_intersect(&s->limits, &j->limits);
+	memcpy(out->uuid, s->uuid, UUID_LEN);
+	out->generation = s->generation;
+	memcpy(out->dir_key, s->dir_key, sizeof out->dir_key);
+	memcpy(out->mac_key, s->mac_key, sizeof out->mac_key);
+	out->limits = s->limits;
+	ids_counters(n->cfg.handles, out->counters);
+	log_info("node: node %u joins", j->node);
+}
+
+/* ---- callbacks of the rooms around ---- */
+
+int node_open_epoch(void *arg)
+{
+	struct node *n = arg;
+	struct core_event e = { .type = EV_WANT_EPOCH };
+	auto_lock(&n->core_mu);
+
+	if (n->core.role != CORE_PRIMARY)
+		return -EROFS;
+	e.lsn = node_lsn(n);
+	n->epoch_waiting = true;
+	step_locked(n, &e);
+	while (n->epoch_waiting)
+		pthread_cond_wait(&n->core_changed, &n->core_mu);
+	return n->epoch_ok ? 0 : -EROFS;
+}
+
+void node_restate(void *arg, const uint64_t *ids, unsigned count)
+{
+	struct node *n = arg;
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		if (n->cfg.peers[p].name && p != n->cfg.core.node)
+			n->resync.restate(n->resync.arg, p, ids, count);
+}
+
+void node_room(void *arg, uint64_t *bytes, uint64_t *inodes)
+{
+	struct node *n = arg;
+	uint16_t set = queue_ackset(n->cfg.queue);
+
+	*bytes = *inodes = UINT64_MAX;
+	for (unsigned p = 1; p <= NODE_MAX && set; p++) {
+		if (!(set & 1u << p))
+			continue;
+		struct queue_peer_stat q;
+		queue_peer_stat(n->cfg.queue, p, &q);
+		uint64_t b = atomic_load(&n->peer_free_bytes[p]), i = atomic_load(&n->peer_free_inodes[p]);
+		uint64_t taken = q.bytes_behind + n->cfg.reserve_bytes;
+		b = b > taken ? b - taken : 0;
+		if (b < *bytes)
+			*bytes = b;
+		if (i < *inodes)
+			*inodes = i;
+	}
+}
+
+void node_flush_failed(void *arg, uint64_t id, int err)
+{
+	struct node *n = arg;
+	log_error("node: object %llu: data could not be made durable here: %s: nothing is acknowledged any more; "
+		  "check the disk, then restart this node or promote another", (unsigned long long)id, strerror(-err));
+	n->frozen = true;
+	queue_freeze(n->cfg.queue, true);
+	hook_state(n, "frozen", "");
+}
+
+void node_barrier_done(void *arg, uint64_t seq, int err)
+{
+	struct node *n = arg;
+	struct msg m = { .kind = FRAME_BARRIER, .barrier = { .seq = seq, .err = err } };
+	pthread_mutex_lock(&n->core_mu);
+	int peer = n->core.following;
+	pthread_mutex_unlock(&n->core_mu);
+	if (peer)
+		link_send(n->links, (unsigned)peer, &m);
+}
+
+void node_report(void *arg, const struct report *r)
+{
+	struct node *n = arg;
+	struct msg m = { .kind = FRAME_REPORT, .report = *r };
+	pthread_mutex_lock(&n->core_mu);
+	int peer = n->core.following;
+	pthread_mutex_unlock(&n->core_mu);
+	if (peer && link_send(n->links, (unsigned)peer, &m))
+		link_reset(n->links, (unsigned)peer, "a report could not be sent");
+}
+
+int node_stream_epoch(void *arg, struct epoch ep, uint64_t seq, uint64_t prev_lsn)
+{
+	struct node *n = arg;
+	struct core_event e = { .type = EV_STREAM_EPOCH, .epoch = ep, .lsn = prev_lsn };
+	int err = node_event_recorded(n, &e);
+	if (!err)
+		atomic_store(&n->base_seq, seq);
+	return err;
+}
+
+void node_handover(void *arg, uint64_t seq)
+{
+	struct core_event e = { .type = EV_STREAM_HANDOVER, .seq = seq };
+	node_event_recorded(arg, &e);
+}
+
+int node_set_inconsistent(void *arg, bool inconsistent)
+{
+	struct core_event e = { .type = EV_COMPARING, .flag = inconsistent };
+	return node_event_recorded(arg, &e);
+}
+
+void node_compared(void *arg, unsigned peer, int err)
+{
+	char text[REASON_MAX];
+	struct core_event e = { .type = EV_COMPARED, .peer = peer, .ok = !err, .text = text };
+	snprintf(text, sizeof text, "the comparison failed: %s", strerror(-err));
+	node_event(arg, &e);
+}
+
+bool node_may_adopt(void *arg)
+{
+	struct node *n = arg;
+	auto_lock(&n->core_mu);
+	return n->core.role == CORE_PRIMARY;
+}
+
+/* ---- people ---- */
+
+static void describe_knowledge(struct node *n, char *out, size_t size)
+{
+	uint64_t now = clock_mono_ms(), seen = n->core.last_contact_ms;
+	char contact[80];
+
+	if (seen)
+		snprintf(contact, sizeof contact, "%llu.%03llu s ago", (unsigned long long)(now - seen) / 1000, (unsigned long long)(now - seen) % 1000);
+	else
+		snprintf(contact, sizeof contact, "never in this daemon's life");
+	snprintf(out, size, "last contact with the old primary: %s; last LSN applied here: %llu of reign %llu; %s", contact,
+		 (unsigned long long)node_lsn(n), (unsigned long long)state_epoch(&n->core.rec).reign,
+		 n->core.rec.handed_over ? "the old primary handed over: nothing is missing" :
+		 n->core.level ? "this node was level: no acknowledged change is missing, only what nobody was promised" :
+		 n->core.rec.was_primary || !n->core.rec.nlineage ? "this node was the last primary: nothing is missing" :
+		 "this node was not level: acknowledged changes may be missing");
+}
+
+int node_promote(struct node *n, bool fenced, bool force, char *text, size_t size)
+{
+	struct core_event e = { .type = EV_PROMOTE, .fenced = fenced, .force = force };
+	char known[NODE_TEXT_MAX];
+	uint64_t t0 = clock_mono_ms();
+	auto_lock(&n->core_mu);
+
+	if (n->promote_state == 1) {
+		snprintf(text, size, "a promotion is under way");
+		return -EBUSY;
+	}
+	describe_knowledge(n, known, sizeof known);
+	bool was = n->core.role == CORE_PRIMARY;
+	n->promote_state = 1;
+	step_locked(n, &e);
+	while (n->promote_state == 1)
+		pthread_cond_wait(&n->core_changed, &n->core_mu);
+	bool ok = n->promote_state == 2;
+	n->promote_state = 0;
+	if (ok && !was)
+		snprintf(text, size, "%s (took %llu ms)\n%s", n->promote_text, (unsigned long long)(clock_mono_ms() - t0), known);
+	else
+		snprintf(text, size, "%s", n->promote_text);
+	return ok ? 0 : -EPERM;
+}
+
+/* Shuts changes off and sends the handover behind the last of them; waits until the sync set has received it. */
+static int hand_over(struct node *n, bool stopping)
+{
+	struct op op = { .type = OP_HANDOVER };
+	uint64_t seq;
+
+	interpose_set_writable(n->ip, false);
+	op.stamp = interpose_stamp(n->ip);
+	int err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
+	if (!err)
+		err = queue_wait(n->cfg.queue, seq, CONFIRM_APPLIED);
+	if (err)
+		return err;
+	struct core_event e = { .type = EV_DEMOTED, .lsn = node_lsn(n), .flag = stopping };
+	return node_event_recorded(n, &e);
+}
+
+int node_demote(struct node *n, bool force, char *text, size_t size)
+{
+	pthread_mutex_lock(&n->core_mu);
+	enum core_role role = n->core.role;
+	pthread_mutex_unlock(&n->core_mu);
+	if (role != CORE_PRIMARY) {
+		snprintf(text, size, "this node is not primary: nothing to do");
+		return role == CORE_STANDBY ? 0 : -EBUSY;
+	}
+	uint64_t writers = interpose_writers(n->ip);
+	if (writers && !force) {
+		snprintf(text, size, "%llu files are open for writing: close them, or take their next write's error with --force",
+			 (unsigned long long)writers);
+		return -EBUSY;
+	}
+	int err = hand_over(n, false);
+	if (err) {
+		interpose_set_writable(n->ip, true);
+		snprintf(text, size, "the handover failed: %s: this node stays primary", strerror(-err));
+		return err;
+	}
+	snprintf(text, size, "this node is standby now; its last LSN is in the sync set: `tandemfs promote` there");
+	return 0;
+}
+
+int node_resync_local(struct node *n, bool discard, char *text, size_t size)
+{
+	struct core_event e = { .type = EV_DISCARD };
+	auto_lock(&n->core_mu);
+
+	if (n->core.role != CORE_STANDBY) {
+		snprintf(text, size, "this node is primary: resync is for the node that shall follow");
+		return -EPERM;
+	}
+	uint32_t flags = core_flags(&n->core);
+	bool split = false;
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		split |= n->core.peer[p].state == PEER_REFUSED;
+	if (!discard && ((flags & NODE_TAIL) || split)) {
+		snprintf(text, size, "this node may hold changes that the others lack: `tandemfs resync --discard-local` moves them to .tandemfs/lost/ and follows");
+		return -EPERM;
+	}
+	atomic_store(&n->from_instance, 0);
+	if (discard) {
+		step_locked(n, &e);
+	} else {
+		for (unsigned p = 1; p <= NODE_MAX; p++)
+			if (n->core.peer[p].connected)
+				link_reset(n->links, p, "a full comparison is wanted");
+	}
+	snprintf(text, size, discard ? "this node follows; versions that lose are kept in .tandemfs/lost/: see `tandemfs status`" :
+		 "a full comparison was asked for: see `tandemfs status`");
+	return 0;
+}
+
+/* ---- status ---- */
+
+static void peer_status(struct node *n, unsigned p, struct node_peer_status *o)
+{
+	const struct core_peer *c = &n->core.peer[p];
+	struct queue_peer_stat q;
+	uint64_t heard = link_last_heard(n->links, p), now = clock_mono_ms();
+
+	o->configured = true;
+	o->connected = c->connected;
+	o->state = c->state;
+	o->in_sync_set = n->core.rec.sync_set & 1u << p;
+	o->outdated = n->core.rec.dropped[p] == DROPPED_OUTDATED;
+	o->dropped = (enum dropped_how)n->core.rec.dropped[p];
+	o->flags = c->hello.flags;
+	memcpy(o->reason, c->reason, sizeof o->reason);
+	o->last_heard_ms = heard ? (int64_t)(now - heard) : -1;
+	link_stats(n->links, p, &o->link);
+	queue_peer_stat(n->cfg.queue, p, &q);
+	if (!q.attached)
+		return;
+	o->lag_ops = queue_last(n->cfg.queue) - q.applied_seq;
+	o->lag_bytes = q.bytes_behind;
+	o->lag_ms = o->lag_ops && q.oldest_ns ? (clock_mono_ns() - q.oldest_ns) / 1000000 : 0;
+}
+
+void node_status(struct node *n, struct node_status *out)
+{
+	auto_lock(&n->core_mu);
+	memset(out, 0, sizeof *out);
+	out->role = n->core.role;
+	out->flags = core_flags(&n->core);
+	out->frozen = n->frozen;
+	out->level = n->core.level;
+	out->epoch = state_epoch(&n->core.rec);
+	out->lsn = node_lsn(n);
+	out->sync_set = n->core.rec.sync_set;
+	out->queue_bytes = queue_bytes(n->cfg.queue);
+	out->following = (unsigned)n->core.following;
+	link_stats(n->links, 0, &out->strangers);
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		if (n->cfg.peers[p].name && p != n->cfg.core.node)
+			peer_status(n, p, &out->peer[p]);
+}
+
+/* ---- life ---- */
+
+int node_new(const struct node_config *cfg, struct node **out)
+{
+	struct node *n = calloc(1, sizeof *n);
+	if (!n)
+		return -ENOMEM;
+	n->cfg = *cfg;
+	n->instance = state_random();
+	n->jobs_last = &n->jobs;
+	pthread_mutex_init(&n->core_mu, NULL);
+	cond_init_mono(&n->core_changed);
+	pthread_mutex_init(&n->job_mu, NULL);
+	cond_init_mono(&n->job_cond);
+	cond_init_mono(&n->tick_cond);
+	cond_init_mono(&n->record_cond);
+	pthread_mutex_init(&n->stream_mu, NULL);
+	pthread_mutex_init(&n->ack_mu, NULL);
+	cond_init_mono(&n->ack_cond);
+	core_init(&n->core, &cfg->core, &cfg->state, cfg->unknown);
+	*out = n;
+	return 0;
+}
+
+static int start_threads(struct node *n)
+{
+	if (pthread_create(&n->worker, NULL, worker_thread, n))
+		return -EAGAIN;
+	if (pthread_create(&n->recorder, NULL, record_thread, n))
+		return -EAGAIN;
+	if (pthread_create(&n->acker, NULL, node_ack_thread, n))
+		return -EAGAIN;
+	if (pthread_create(&n->ticker, NULL, tick_thread, n))
+		return -EAGAIN;
+	n->threads = true;
+	return 0;
+}
+
+static int start_links(struct node *n)
+{
+	struct links_config l = {
+		.node = n->cfg.core.node, .listen = n->cfg.listen, .security = n->cfg.security, .instance = n->instance,
+		.peer_timeout_ms = n->cfg.core.peer_timeout_ms, .self_hello = self_hello, .self_heartbeat = self_heartbeat, .up = on_up,
+		.down = on_down, .message = on_message, .heartbeat = on_heartbeat, .stream = node_stream_ready, .join = on_join, .arg = n,
+	};
+	memcpy(l.peers, n->cfg.peers, sizeof l.peers);
+	memcpy(l.uuid, n->cfg.state.uuid, UUID_LEN);
+	return links_start(&l, &n->links);
+}
+
+int node_start(struct node *n, struct interpose *ip, struct apply *apply, const struct node_resync *r)
+{
+	struct core_event e = { .type = EV_START };
+
+	n->ip = ip;
+	n->apply = apply;
+	n->resync = *r;
+	look_at_room(n);
+	n->core.rec.clean = false;
+	int err = state_mark(n->cfg.state_file, &n->core.rec, n->core.rec.marks[0].lsn);
+	if (err)
+		return err;
+	err = start_links(n);
+	if (!err)
+		err = start_threads(n);
+	if (!err)
+		node_event(n, &e);
+	return err;
+}
+
+static void say_goodbye(struct node *n, bool handover)
+{
+	struct msg m = { .kind = FRAME_GOODBYE, .goodbye = { .handover = handover, .reason = "stopped in order" } };
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		if (n->cfg.peers[p].name && p != n->cfg.core.node && link_is_up(n->links, p))
+			link_send(n->links, p, &m);
+}
+
+static void stop_threads(struct node *n)
+{
+	if (!n->threads)
+		return;
+	pthread_mutex_lock(&n->job_mu);
+	n->stopping = true;
+	pthread_cond_broadcast(&n->tick_cond);
+	pthread_mutex_unlock(&n->job_mu);
+	pthread_join(n->ticker, NULL);
+	node_ack_poke(n);
+	pthread_join(n->acker, NULL);
+	pthread_mutex_lock(&n->job_mu);
+	n->jobs_stop = true;
+	pthread_cond_broadcast(&n->job_cond);
+	pthread_cond_broadcast(&n->record_cond);
+	pthread_mutex_unlock(&n->job_mu);
+	pthread_join(n->worker, NULL);
+	pthread_join(n->recorder, NULL);
+	n->threads = false;
+}
+
+void node_stop(struct node *n)
+{
+	struct core_event e = { .type = EV_STOPPING };
+	uint64_t lsn;
+
+	pthread_mutex_lock(&n->core_mu);
+	bool primary = n->core.role == CORE_PRIMARY;
+	pthread_mutex_unlock(&n->core_mu);
+	lsn = node_lsn(n);
+	if (primary && hand_over(n, true))
+		log_error("node: the role could not be handed over: a standby needs --fenced to be promoted");
+	if (n->threads && node_event_recorded(n, &e))
+		log_error("node: can't record the stop");
+	say_goodbye(n, primary);
+	links_stop(n->links);
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		stream_close(n, p);
+	stream_unfollow(n);
+	stop_threads(n);
+	n->core.rec.clean = true;
+	int err = state_mark(n->cfg.state_file, &n->core.rec, lsn);
+	if (err)
+		log_error("state: can't write the mark: %s", strerror(-err));
+}
+
+void node_free(struct node *n)
+{
+	if (!n)
+		return;
+	pthread_mutex_destroy(&n->core_mu);
+	pthread_mutex_destroy(&n->job_mu);
+	pthread_mutex_destroy(&n->stream_mu);
+	pthread_mutex_destroy(&n->ack_mu);
+	pthread_cond_destroy(&n->core_changed);
+	pthread_cond_destroy(&n->job_cond);
+	pthread_cond_destroy(&n->tick_cond);
+	pthread_cond_destroy(&n->record_cond);
+	pthread_cond_destroy(&n->ack_cond);
+	free(n);
+}

@@ -1,0 +1,101 @@
+/*
+ * A node: the shell around the decision core. It feeds the core with events (links, queue, clock, people), carries out its actions (record,
+ * send, open and close streams, fence, drain, flip the role) and owns the threads that move ops.
+ *
+ *   any thread --node event--> core_step() under core_mu --actions--> one worker, in order
+ *   primary:   queue --sender thread per peer--> stream connection
+ *   standby:   stream connection --reader--> bounded list --applier--> apply_op();   ack thread: what was received and applied
+ *
+ * A recorder thread saves the state (the worker may wait for threads that wait for a record). Fence and state hooks run in threads of their own. Lock order: core_mu is a leaf but for the
+ * links' outboxes; it is never held across I/O.
+ */
+#ifndef MIRROR_NODE_H
+#define MIRROR_NODE_H
+
+#include "mirror/apply.h"
+#include "mirror/core.h"
+#include "mirror/interpose.h"
+#include "mirror/link.h"
+#include "mirror/queue.h"
+
+/* How the room above (resync) is reached; registered by whoever composes the daemon. */
+struct node_resync {
+	int (*start)(void *arg, unsigned peer, bool full);	/* FULL: compare everything; else stand by for restate */
+	void (*stop)(void *arg, unsigned peer);			/* waits for its thread */
+	void (*report)(void *arg, unsigned peer, const struct report *r);
+	void (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);
+	void (*keep_lost)(void *arg, const char *session);	/* before a comparison's first statement; NULL = don't keep */
+	void *arg;
+};
+
+struct node_config {
+	struct core_config core;
+	const char *volume;			/* name, for hooks */
+	const char *listen;			/* "" = alone */
+	struct link_peer peers[NODE_MAX + 1];
+	struct conn_security *security;		/* borrowed */
+	const char *fence_hook, *state_hook;	/* NULL = none */
+	unsigned fence_timeout_ms;
+	uint64_t reserve_bytes;
+	struct state_file *state_file;		/* borrowed */
+	struct state state;			/* as loaded */
+	bool unknown;
+	struct handles *handles;		/* borrowed, like all below */
+	struct layer *bottom;
+	struct queue *queue;
+};
+
+struct node;
+/* Nothing runs yet: callbacks (node_open_epoch ...) may be given away. */
+int node_new(const struct node_config *cfg, struct node **out);
+/* Starts to listen, dial and decide. */
+int node_start(struct node *n, struct interpose *ip, struct apply *apply, const struct node_resync *r);
+/* A clean stop: the role handed over, or "outdated" recorded; goodbye; the state marked clean. The mount must be gone. */
+void node_stop(struct node *n);
+void node_free(struct node *n);
+
+/* ---- people: TEXT gets one or more lines for them ---- */
+int node_promote(struct node *n, bool fenced, bool force, char *text, size_t size);	/* -EPERM: refused */
+int node_demote(struct node *n, bool force, char *text, size_t size);			/* -EBUSY: files are open for writing */
+int node_resync_local(struct node *n, bool discard, char *text, size_t size);
+
+/* ---- callbacks for interpose_config, apply_config, resync ---- */
+int node_open_epoch(void *node);
+void node_restate(void *node, const uint64_t *ids, unsigned n);
+void node_room(void *node, uint64_t *bytes, uint64_t *inodes);
+void node_flush_failed(void *node, uint64_t id, int err);
+void node_barrier_done(void *node, uint64_t seq, int err);
+void node_report(void *node, const struct report *r);
+int node_stream_epoch(void *node, struct epoch e, uint64_t seq, uint64_t prev_lsn);
+void node_handover(void *node, uint64_t seq);
+int node_set_inconsistent(void *node, bool inconsistent);
+void node_compared(void *node, unsigned peer, int err);
+bool node_may_adopt(void *node);			/* only a primary gives strangers an id */
+
+/* ---- status ---- */
+struct node_peer_status {
+	bool configured, connected;
+	enum peer_state state;
+	bool in_sync_set, outdated;
+	char reason[REASON_MAX];
+	uint64_t lag_ops, lag_bytes, lag_ms;
+	int64_t last_heard_ms;			/* ago; -1 = never */
+	struct link_stats link;
+	uint32_t flags;				/* as it said itself */
+	enum dropped_how dropped;
+};
+struct node_status {
+	enum core_role role;
+	uint32_t flags;				/* enum node_flags */
+	bool frozen, level;
+	struct epoch epoch;
+	uint64_t lsn;
+	uint16_t sync_set;
+	uint64_t queue_bytes;
+	unsigned following;
+	struct link_stats strangers;
+	struct node_peer_status peer[NODE_MAX + 1];
+};
+void node_status(struct node *n, struct node_status *out);
+
+#endif

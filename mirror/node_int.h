@@ -1,0 +1,117 @@
+/* What the files of the node share. */
+#ifndef MIRROR_NODE_INT_H
+#define MIRROR_NODE_INT_H
+
+#include <pthread.h>
+
+#include "mirror/node.h"
+
+enum {
+	NODE_TICK_MS = 20,
+	NODE_ROOM_TICKS = 10,			/* free space is looked at every so many ticks */
+	RECV_LIST_BYTES_MAX = 64 << 20,		/* received and not applied yet */
+	DRAIN_QUIET_MS = 20, DRAIN_MAX_MS = 200,	/* what is still in the socket when a stream ends is waited for so long */
+	NODE_TEXT_MAX = 512,
+};
+
+/* An action that waits for the worker. */
+struct job { struct job *next; struct core_action a; };
+
+/* A stream to a peer: the thread ends by itself when the queue is detached or the connection fails. */
+struct sender {
+	struct node *n;
+	unsigned peer;
+	uint64_t token;				/* 0 = none is wanted */
+	bool full;
+	struct conn *conn;			/* NULL until it is up; guarded by node.stream_mu */
+	pthread_t thread;
+	bool running;				/* the thread must be joined */
+};
+
+/* A frame that was received. */
+struct received { struct received *next; struct frame_header h; struct blk *blk; const void *meta, *data; };
+
+/* The stream that we follow. */
+struct receiver {
+	struct node *n;
+	unsigned peer;
+	uint64_t token;
+	bool full, keep_lost;
+	struct conn *conn;			/* guarded by node.stream_mu */
+	pthread_t reader, applier;
+	bool running;
+
+	pthread_mutex_t mu;			/* guards what follows */
+	pthread_cond_t changed;
+	struct received *first, **last;
+	size_t bytes;
+	bool eof;				/* nothing more will come */
+	bool ending;				/* no more is wanted: apply the rest */
+	bool abandoned;				/* an op failed: don't apply the rest */
+	uint64_t expect;			/* next seq */
+};
+
+struct node {
+	struct node_config cfg;
+	struct interpose *ip;
+	struct apply *apply;
+	struct node_resync resync;
+	struct links *links;
+	uint64_t instance;
+
+	pthread_mutex_t core_mu;		/* guards core, saved/started, answers */
+	pthread_cond_t core_changed;
+	struct core core;
+	uint64_t rec_started, rec_saved;	/* records begun and ended (with success) by the worker */
+	bool epoch_waiting, epoch_ok;
+	int promote_state;			/* 0 none, 1 under way, 2 ok, 3 refused */
+	char promote_text[NODE_TEXT_MAX];
+	bool frozen;
+
+	pthread_mutex_t job_mu;			/* guards jobs, stopping */
+	pthread_cond_t job_cond, tick_cond, record_cond;
+	bool record_wanted;
+	struct job *jobs, **jobs_last;
+	bool stopping, jobs_stop;
+	pthread_t worker, recorder, ticker, acker;
+	bool threads;
+
+	pthread_mutex_t stream_mu;		/* guards senders' and receiver's conn and token */
+	struct sender sender[NODE_MAX + 1];
+	struct receiver *receiver;		/* NULL = none; replaced by the worker only */
+
+	/* where the stream is: written by the applier, or under the queue's order */
+	_Atomic uint64_t base_seq;		/* seq of the current epoch's LSN 0 */
+	_Atomic uint64_t recv_seq, applied_seq, recv_bytes;	/* standby */
+	_Atomic uint64_t from_instance;		/* the primary's daemon that applied_seq counts in */
+	_Atomic uint64_t barriers[NODE_MAX + 1];	/* answered, by peer: progress */
+	_Atomic uint64_t free_bytes, free_inodes;
+	_Atomic uint64_t peer_free_bytes[NODE_MAX + 1], peer_free_inodes[NODE_MAX + 1];
+	_Atomic uint64_t ack_wanted;		/* bumped by reader and applier */
+	pthread_mutex_t ack_mu;
+	pthread_cond_t ack_cond;
+};
+
+/* Fills in time and random, steps the core, queues its actions. */
+void node_event(struct node *n, struct core_event *e);
+/* As node_event, and waits until a record that was begun after it is durable. 0 or -ETIMEDOUT, -ESHUTDOWN. */
+int node_event_recorded(struct node *n, struct core_event *e);
+
+/* node_stream.c: from the worker only, but for node_stream_ready */
+void stream_open(struct node *n, const struct core_action *a);
+void stream_close(struct node *n, unsigned peer);
+void stream_follow(struct node *n, const struct core_action *a);
+/* Ends the stream that we follow; what was received is applied first. */
+void stream_unfollow(struct node *n);
+void node_stream_ready(void *node, unsigned peer, uint64_t token, struct conn *c);
+void node_stream_opened(struct node *n, unsigned peer, const struct opened_msg *m);
+void *node_ack_thread(void *node);
+void node_ack_poke(struct node *n);
+
+/* node_hook.c */
+void hook_fence(struct node *n, unsigned peer, bool stop);	/* answers with EV_FENCED */
+void hook_state(struct node *n, const char *what, const char *which);
+
+uint64_t node_lsn(struct node *n);
+
+#endif

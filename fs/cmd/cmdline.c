@@ -35,11 +35,12 @@ static int __attribute__((format(printf, 1, 2))) usage_error(const char *fmt, ..
 
 const char *cmd_option(const struct cmd_line *l, const char *name)
 {
-	for (unsigned i = 0; i < OPTIONS_MAX && l->cmd->options[i].name; i++)
-		if (!strcmp(l->cmd->options[i].name, name))
-			return l->option[i];
-	assert(!"option is not in the table");
-	return NULL;
+	unsigned i = 0;
+
+	while (i < OPTIONS_MAX && l->cmd->options[i].name && strcmp(l->cmd->options[i].name, name))
+		i++;
+	assert(i < OPTIONS_MAX && l->cmd->options[i].name);	/* it is in the table */
+	return l->option[i];
 }
 
 /* ---- the parser ---- */

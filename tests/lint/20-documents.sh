@@ -15,7 +15,8 @@ for page in docs/*.[1-9]; do
 done
 check "man pages hold what the tables say (make docs refreshes them)" tests/lint/mandoc-tables.sh "$BIN"
 
-sed 's|^fence_peer *=.*|fence_peer = none|' docs/tandemfs.conf.example >"$TMP/x.conf"
+sed -e 's|^fence_peer *=.*|fence_peer = none|' -e "s|^# key_file.*|key_file = $TMP/key|" docs/tandemfs.conf.example >"$TMP/x.conf"
+TANDEMFS_NODE=alpha "$BIN" -c "$TMP/x.conf" key --generate x >"$TMP/fingerprint"
 check "the example configuration is accepted" env TANDEMFS_NODE=alpha "$BIN" -c "$TMP/x.conf" check-config x
 missing=$("$BIN" help config | sed -n 's/^  \([a-z_]*\)$/\1/p' | while read -r o; do grep -q "^#* *$o *=" docs/tandemfs.conf.example || echo "$o"; done)
 is "the example configuration shows every option" "$missing" ""

@@ -36,7 +36,7 @@ plant() { # a tree with every kind of object, made the same way on both sides
 		mkfifo t/fifo
 		mknod t/null c 1 3
 		mknod t/blk b 7 200
-		python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("t/sock")'
+		perl -e 'use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("t/sock"))'
 		setfattr -n user.a -v 1 t/file
 		setfattr -h -n trusted.b -v 2 t/sym
 		setfattr -n trusted.b -v 2 t/fifo

@@ -6,6 +6,7 @@
  * trusted.SGI_ACL_* too).
  */
 #include <errno.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -126,6 +127,16 @@ int resync_xattr_digest(struct layer *l, struct call *c, uint64_t id, unsigned c
 	canonical(XXH3_128bits_digest(h), out);
 	XXH3_freeState(h);
 	return err;
+}
+
+int resync_flags(struct layer *l, struct call *c, uint64_t id, uint32_t mode, uint32_t *flags)
+{
+	*flags = 0;
+	if (!S_ISREG(mode) && !S_ISDIR(mode))
+		return 0;
+	int err = l->ops->getflags(l, c, id, flags);
+	*flags &= FS_APPEND_FL | FS_IMMUTABLE_FL | FS_NODUMP_FL | FS_NOATIME_FL | FS_SYNC_FL;
+	return err == -ENOTTY || err == -EOPNOTSUPP || err == -ENOSYS ? 0 : err;
 }
 
 unsigned resync_sums(const void *p, size_t len, unsigned char out[RESYNC_CHUNK_BLOCKS * RESYNC_SUM_LEN])

@@ -15,6 +15,7 @@
 
 #include "fs/layer.h"
 #include "mirror/op.h"
+#include "fs/observe.h"
 #include "resync/resync.h"
 
 enum {
@@ -40,6 +41,8 @@ void resync_xattr_names_free(struct xattr_names *x);
 
 /* Digest of all xattrs of ID, names and values. C says whether ID is locked. */
 int resync_xattr_digest(struct layer *l, struct call *c, uint64_t id, unsigned char out[RESYNC_SUM_LEN]);
+/* The inode flags that all nodes can have; 0 for types without. */
+int resync_flags(struct layer *l, struct call *c, uint64_t id, uint32_t mode, uint32_t *flags);
 /* One sum per block of P; returns how many. */
 unsigned resync_sums(const void *p, size_t len, unsigned char out[RESYNC_CHUNK_BLOCKS * RESYNC_SUM_LEN]);
 /* Reads LEN bytes at OFF, or up to the end of the file: bytes read, or -errno. */

@@ -1,0 +1,511 @@
+/*
+ * The primary's engine: one thread per peer that is to be made level.
+ *
+ * A round scans the handle index in the order of ids and states every object once; then whatever was reported dirty, until nothing is. Why ids
+ * and not a walk of the tree: a walk loses what is renamed from where it has not been to where it was already. An id never changes, so each
+ * object that exists when the round begins is stated at some moment of it, and what is created later is streamed. It needs no memory
+ * but a cursor, and objects lie on disk roughly in the order of their ids.
+ *
+ * A statement is made under the object's locks and is exact at its place in the order; from there on ordinary ops keep the object equal, or the
+ * peer reports it dirty. What is reported while it still lies ahead of the scan needs no note: the scan will come by.
+ *
+ *   flow      Every PROBE_COST names or blocks an OP_R_END "probe" is sent; the peer's answer means that all reports of what was sent
+ *             before it are here. At most PROBES_MAX are unanswered, which bounds the reports under way, and so the memory.
+ *   reports   become tasks (answered first: they are what the peer waits for) or dirty ids. resync_report() only queues.
+ *   overflow  of either: forget them all, start the round again with OP_R_BEGIN.
+ *   end       nothing to do -> probe -> answered, still nothing to do and nothing stated meanwhile -> final. The peer refuses the final if something became dirty there
+ *             since that probe; then it goes on. Otherwise it is level from that op on.
+ *
+ * After the end the thread lives on for restatements, each batch of which ends in the same way. An overflow then can't be mended
+ * quietly, since the peer counts as level: done() is called again, with -EOVERFLOW, and the owner has to drop the peer.
+ *
+ * Lock order: an object's locks are never taken with MU held, and MU is only held for a few instructions.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/cleanup.h"
+#include "fs/base/clock.h"
+#include "fs/base/log.h"
+#include "resync/source_int.h"
+
+/* ---- sending ---- */
+
+int source_emit(struct resync *r, struct op *op, unsigned cost)
+{
+	uint64_t seq = 0;
+	int err = interpose_emit(r->cfg.ip, op, (uint16_t)(1u << r->cfg.peer), &seq);
+
+	if (err)
+		return err;
+	r->cost += 1 + cost;
+	auto_lock(&r->mu);
+	r->progress.bytes_sent += op->data_len;
+	return 0;
+}
+
+/* The answer may be here before the op's seq is noted: ended() leaves the newest that was answered. */
+static int emit_end(struct resync *r, enum r_end how)
+{
+	struct op op = { .type = OP_R_END, .flags = how };
+	uint64_t seq = 0;
+	int err = queue_admit(r->cfg.queue, 256);
+
+	if (err)
+		return err;
+	r->cost = 0;
+	err = interpose_emit(r->cfg.ip, &op, (uint16_t)(1u << r->cfg.peer), &seq);
+	if (err)
+		return err;
+	auto_lock(&r->mu);
+	assert(r->nprobes < PROBES_MAX);
+	if (seq > r->answered)
+		r->probe[r->nprobes++] = seq;
+	return 0;
+}
+
+/* ---- reports ---- */
+
+static int cmp_id(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Will the scan come by ID? Not certain while its next ids are being read. */
+static bool ahead(const struct resync *r, uint64_t id)
+{
+	if (!r->scanning || r->fetching || id <= r->at || id == HANDLE_ROOT)
+		return false;
+	if (!r->nscan || id > r->scan[r->nscan - 1])
+		return true;
+	return bsearch(&id, r->scan, r->nscan, sizeof id, cmp_id) != NULL;
+}
+
+static void add_dirty(struct resync *r, uint64_t id)
+{
+	if (!id)
+		r->overflow = true;
+	else if (id_valid(id) && !ahead(r, id) && idset_add(&r->dirty, id) == -ENOSPC)
+		r->overflow = true;
+}
+
+static void add_task(struct resync *r, const struct report *rep)
+{
+	size_t len = rep->kind == REPORT_MISSING ? strlen(rep->name) : 0;
+	struct task *t = r->ntasks < TASKS_MAX ? malloc(sizeof *t + len + 1) : NULL;
+
+	if (!t) {
+		r->overflow = true;
+		return;
+	}
+	*t = (struct task){ .kind = rep->kind, .id = rep->id, .parent = rep->parent, .off = rep->off, .bits = rep->bits };
+	memcpy(t->name, rep->name, len);
+	t->name[len] = 0;
+	*r->tasks_end = t;
+	r->tasks_end = &t->next;
+	r->ntasks++;
+}
+
+static void ended(struct resync *r, const struct report *rep)
+{
+	unsigned i = 0;
+
+	while (i < r->nprobes && r->probe[i] <= rep->seq)
+		i++;
+	memmove(r->probe, r->probe + i, (r->nprobes - i) * sizeof *r->probe);
+	r->nprobes -= i;
+	r->answered = rep->seq;
+	r->refused = rep->bits != 0;
+}
+
+void resync_report(struct resync *r, const struct report *rep)
+{
+	auto_lock(&r->mu);
+	switch (rep->kind) {
+	case REPORT_DIRTY: add_dirty(r, rep->id); break;
+	case REPORT_MISSING:
+		if (rep->bits == S_IFREG || rep->bits == S_IFDIR)
+			add_dirty(r, rep->id);
+		else
+			add_task(r, rep);
+		break;
+	case REPORT_XATTR:
+	case REPORT_DATA: add_task(r, rep); break;
+	case REPORT_ENDED: ended(r, rep); break;
+	default: break;
+	}
+	pthread_cond_broadcast(&r->cond);
+}
+
+void source_dirty(struct resync *r, uint64_t id)
+{
+	auto_lock(&r->mu);
+	add_dirty(r, id);
+}
+
+void resync_restate(struct resync *r, const uint64_t *ids, unsigned n)
+{
+	auto_lock(&r->mu);
+	for (unsigned i = 0; i < n; i++)
+		if (ids[i])
+			add_dirty(r, ids[i]);
+	pthread_cond_broadcast(&r->cond);
+}
+
+static struct task *take_task(struct resync *r)
+{
+	auto_lock(&r->mu);
+	struct task *t = r->tasks;
+	if (t) {
+		r->tasks = t->next;
+		r->ntasks--;
+		if (!r->tasks)
+			r->tasks_end = &r->tasks;
+	}
+	return t;
+}
+
+static void drop_tasks(struct resync *r)
+{
+	for (struct task *t = r->tasks, *next; t; t = next) {
+		next = t->next;
+		free(t);
+	}
+	r->tasks = NULL;
+	r->tasks_end = &r->tasks;
+	r->ntasks = 0;
+}
+
+/* A digest that differs again and again can't be mended by sending the same xattrs: say so instead of going round for ever. */
+static bool hopeless(struct resync *r, uint64_t id)
+{
+	__typeof__(r->fixes[0]) *f = &r->fixes[id % ARRAY_LEN(r->fixes)];
+
+	if (f->id != id) {
+		f->id = id;
+		f->n = 0;
+	}
+	return ++f->n > FIXES_MAX;
+}
+
+static int answer(struct resync *r, const struct task *t)
+{
+	switch (t->kind) {
+	case REPORT_MISSING: return state_missing(r, t);
+	case REPORT_DATA: return state_data(r, t->id, t->off, t->bits);
+	default: break;
+	}
+	if (hopeless(r, t->id)) {
+		log_error("resync: %016llx: extended attributes stay different on node %u after %d attempts", (unsigned long long)t->id,
+			  r->cfg.peer, FIXES_MAX);
+		return -EUCLEAN;
+	}
+	return state_xattrs(r, t->id);
+}
+
+static int answer_all(struct resync *r)
+{
+	struct task *t;
+	int err = 0;
+
+	while (!err && (t = take_task(r))) {
+		err = answer(r, t);
+		free(t);
+	}
+	return err;
+}
+
+/* ---- waiting ---- */
+
+/* Under MU. */
+static int must_leave(const struct resync *r)
+{
+	return r->stop ? -ESHUTDOWN : r->overflow ? -EOVERFLOW : 0;
+}
+
+/* Answers reports until at most N probes are unanswered. */
+static int wait_probes(struct resync *r, unsigned n)
+{
+	for (;;) {
+		int err = answer_all(r);
+		if (err)
+			return err;
+		auto_lock(&r->mu);
+		while (!must_leave(r) && !r->tasks && r->nprobes > n)
+			pthread_cond_wait(&r->cond, &r->mu);
+		if (must_leave(r))
+			return must_leave(r);
+		if (!r->tasks)
+			return 0;
+	}
+}
+
+int source_breathe(struct resync *r)
+{
+	int err = wait_probes(r, PROBES_MAX - 1);
+
+	if (!err && r->cost >= PROBE_COST)
+		err = emit_end(r, R_END_PROBE);
+	return err;
+}
+
+/* ---- a round ---- */
+
+struct fetch { uint64_t *ids; size_t n; uint64_t after; };
+
+static int fetch_one(void *arg, const struct hentry *e)
+{
+	struct fetch *f = arg;
+
+	if (e->id <= f->after || !id_valid(e->id))
+		return 0;
+	f->ids[f->n++] = e->id;
+	return f->n == SCAN_IDS;
+}
+
+/* The next ids of the index. 0 with nscan 0: that was the last. */
+static int fetch(struct resync *r)
+{
+	uint64_t *ids = malloc(SCAN_IDS * sizeof *ids);
+	struct fetch f = { .ids = ids, .after = r->at };
+
+	if (!ids)
+		return -ENOMEM;
+	pthread_mutex_lock(&r->mu);
+	r->fetching = true;
+	pthread_mutex_unlock(&r->mu);
+	int err = index_each(r->cfg.handles, fetch_one, &f);
+	auto_lock(&r->mu);
+	free(r->scan);
+	r->scan = ids;
+	r->nscan = f.n;
+	r->iscan = 0;
+	r->fetching = false;
+	if (!f.n)
+		r->scanning = false;
+	return err < 0 ? err : 0;
+}
+
+static uint64_t next_id(struct resync *r)
+{
+	auto_lock(&r->mu);
+	if (r->iscan == r->nscan)
+		return 0;
+	r->progress.objects++;
+	return r->at = r->scan[r->iscan++];
+}
+
+static int state_one(struct resync *r, uint64_t id)
+{
+	int err = source_breathe(r);
+
+	return err ? err : state_object(r, id);
+}
+
+static int scan(struct resync *r)
+{
+	int err = state_one(r, HANDLE_ROOT);
+
+	r->at = HANDLE_ROOT;
+	while (!err && !(err = fetch(r)) && r->nscan)
+		for (uint64_t id; !err && (id = next_id(r));)
+			err = state_one(r, id);
+	return err;
+}
+
+static uint64_t take_dirty(struct resync *r)
+{
+	auto_lock(&r->mu);
+	uint64_t id = idset_pop(&r->dirty);
+	r->progress.dirty = r->dirty.n;
+	return id;
+}
+
+static bool idle(struct resync *r)
+{
+	auto_lock(&r->mu);
+	return !r->tasks && !r->dirty.n;
+}
+
+static int drain(struct resync *r)
+{
+	int err = 0;
+
+	for (uint64_t id; !err && (id = take_dirty(r));)
+		err = state_one(r, id);
+	return err ? err : answer_all(r);
+}
+
+/* Sends an OP_R_END and waits for its answer. Answering reports meanwhile makes new statements: then cost is not 0. */
+static int ask(struct resync *r, enum r_end how)
+{
+	int err = wait_probes(r, PROBES_MAX - 1);
+
+	if (!err)
+		err = emit_end(r, how);
+	return err ? err : wait_probes(r, 0);
+}
+
+/* Everything dirty, and the end. 0: the peer has said that it is level. */
+static int finish(struct resync *r)
+{
+	for (;;) {
+		int err = drain(r);
+		if (!err)
+			err = ask(r, R_END_PROBE);
+		if (err)
+			return err;
+		if (r->cost || !idle(r))
+			continue;
+		err = ask(r, R_END_FINAL);
+		if (err)
+			return err;
+		auto_lock(&r->mu);
+		if (!r->refused)
+			return 0;
+	}
+}
+
+static int begin(struct resync *r)
+{
+	struct op op = { .type = OP_R_BEGIN };
+	int err = queue_admit(r->cfg.queue, 256);
+
+	if (err)
+		return err;
+	memset(r->fixes, 0, sizeof r->fixes);
+	r->cost = 0;
+	pthread_mutex_lock(&r->mu);
+	r->overflow = false;
+	idset_clear(&r->dirty);
+	drop_tasks(r);
+	r->scanning = true;
+	r->at = 0;
+	r->nscan = r->iscan = 0;
+	r->progress.objects = r->progress.dirty = 0;
+	r->progress.running = true;
+	pthread_mutex_unlock(&r->mu);
+	return interpose_emit(r->cfg.ip, &op, (uint16_t)(1u << r->cfg.peer), &(uint64_t){ 0 });
+}
+
+/* A scan of an index that is still being rebuilt would miss what the rebuild finds later. */
+static int wait_index(struct resync *r)
+{
+	auto_lock(&r->mu);
+	while (!r->stop && handles_rebuilding(r->cfg.handles, NULL)) {
+		struct timespec t = clock_mono_after_ms(50);
+		pthread_cond_timedwait(&r->cond, &r->mu, &t);
+	}
+	return r->stop ? -ESHUTDOWN : 0;
+}
+
+static int whole_round(struct resync *r)
+{
+	int err = wait_index(r);
+
+	for (;;) {
+		if (!err)
+			err = begin(r);
+		if (!err)
+			err = scan(r);
+		if (!err)
+			err = finish(r);
+		if (err != -EOVERFLOW)
+			return err;
+		log_warn("resync: node %u: too much changed meanwhile: comparing everything again", r->cfg.peer);
+		err = 0;
+	}
+}
+
+/* The peer is level: only what is asked for. */
+static int serve(struct resync *r)
+{
+	for (;;) {
+		pthread_mutex_lock(&r->mu);
+		while (!must_leave(r) && !r->tasks && !r->dirty.n)
+			pthread_cond_wait(&r->cond, &r->mu);
+		int err = must_leave(r);
+		pthread_mutex_unlock(&r->mu);
+		if (!err)
+			err = finish(r);
+		if (err)
+			return err;
+	}
+}
+
+static void *engine(void *arg)
+{
+	struct resync *r = arg;
+	int err = whole_round(r);
+
+	pthread_mutex_lock(&r->mu);
+	r->progress.running = r->scanning = false;
+	pthread_mutex_unlock(&r->mu);
+	if (err == -ESHUTDOWN)
+		return NULL;
+	r->cfg.done(r->cfg.arg, r->cfg.peer, err);
+	if (!err)
+		err = serve(r);
+	else
+		return NULL;
+	if (err != -ESHUTDOWN)
+		r->cfg.done(r->cfg.arg, r->cfg.peer, err);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+static void destroy(struct resync *r)
+{
+	drop_tasks(r);
+	idset_free(&r->dirty);
+	enc_free(&r->enc);
+	free(r->buf);
+	free(r->scan);
+	pthread_cond_destroy(&r->cond);
+	pthread_mutex_destroy(&r->mu);
+	free(r);
+}
+
+int resync_start(const struct resync_config *cfg, struct resync **out)
+{
+	struct resync *r = calloc(1, sizeof *r);
+
+	if (!r)
+		return -ENOMEM;
+	r->cfg = *cfg;
+	r->tasks_end = &r->tasks;
+	r->progress.running = true;
+	pthread_mutex_init(&r->mu, NULL);
+	cond_init_mono(&r->cond);
+	r->buf = malloc(RESYNC_CHUNK);
+	int err = r->buf ? idset_init(&r->dirty, DIRTY_MAX) : -ENOMEM;
+	if (!err)
+		err = -pthread_create(&r->thread, NULL, engine, r);
+	if (err) {
+		destroy(r);
+		return err;
+	}
+	*out = r;
+	return 0;
+}
+
+void resync_progress(struct resync *r, struct resync_progress *out)
+{
+	auto_lock(&r->mu);
+	*out = r->progress;
+}
+
+void resync_stop(struct resync *r)
+{
+	pthread_mutex_lock(&r->mu);
+	r->stop = true;
+	pthread_cond_broadcast(&r->cond);
+	pthread_mutex_unlock(&r->mu);
+	pthread_join(r->thread, NULL);
+	destroy(r);
+}

@@ -1,0 +1,67 @@
+/* The primary's side, between its files: the engine (source.c) and what it says of one object (state.c). */
+#ifndef RESYNC_SOURCE_INT_H
+#define RESYNC_SOURCE_INT_H
+
+#include <pthread.h>
+
+#include "resync/resync_int.h"
+
+enum {
+	DIRTY_MAX = 128 << 10,		/* objects to be stated again; more: the round starts again */
+	TASKS_MAX = 128 << 10,		/* answers to reports */
+	SCAN_IDS = 64 << 10,		/* ids read from the index at a time */
+	PROBES_MAX = 4,			/* unanswered probes: flow control */
+	PROBE_COST = 4096,		/* names and blocks stated between two probes */
+	FIXES_MAX = 64,			/* xattr fixes of one object within a round before we give up */
+};
+
+/* An answer to a report. */
+struct task {
+	struct task *next;
+	uint8_t kind;			/* enum report_kind: REPORT_MISSING, REPORT_XATTR or REPORT_DATA */
+	uint64_t id, parent, off, bits;
+	char name[];			/* REPORT_MISSING */
+};
+
+struct resync {
+	struct resync_config cfg;
+	pthread_t thread;
+
+	pthread_mutex_t mu;		/* guards all of this group */
+	pthread_cond_t cond;		/* a report, a restatement, stop */
+	bool stop, overflow;
+	struct idset dirty;
+	struct task *tasks, **tasks_end;	/* owned */
+	size_t ntasks;
+	bool scanning, fetching;	/* a scan of the index is on; its next ids are being read */
+	uint64_t at;			/* the scan's last id */
+	uint64_t probe[PROBES_MAX];	/* seqs of unanswered OP_R_ENDs, oldest first */
+	unsigned nprobes;
+	uint64_t answered;		/* the newest OP_R_END that was answered, and */
+	bool refused;			/* how: something is dirty there */
+	struct resync_progress progress;
+
+	/* the engine's own */
+	uint64_t *scan;			/* SCAN_IDS ids, owned; read under MU by others, changed under it */
+	size_t nscan, iscan;
+	unsigned cost;			/* stated since the last OP_R_END */
+	struct { uint64_t id; unsigned n; } fixes[256];
+	struct enc enc;			/* blobs and lists */
+	unsigned char *buf;		/* RESYNC_CHUNK bytes, owned */
+};
+
+/* state.c: statements. 0 also when the object is gone; other errors end the round. They wait for queue room, never under a lock. */
+int state_object(struct resync *r, uint64_t id);
+int state_missing(struct resync *r, const struct task *t);
+int state_xattrs(struct resync *r, uint64_t id);
+int state_data(struct resync *r, uint64_t id, uint64_t off, uint64_t bits);
+
+/* source.c, for state.c. Sends OP to the peer; COST in names or blocks that may be reported. */
+int source_emit(struct resync *r, struct op *op, unsigned cost);
+/* Between two statements of one object, no lock held: answers reports, waits for the peer, tells when to stop (-ESHUTDOWN) or to begin
+ * again (-EOVERFLOW). */
+int source_breathe(struct resync *r);
+/* The object is to be stated (again) as a whole. */
+void source_dirty(struct resync *r, uint64_t id);
+
+#endif

@@ -80,9 +80,12 @@ void apply_report(struct apply *a, enum report_kind kind, uint64_t seq, uint64_t
 {
 	const struct report r = { .kind = (uint8_t)kind, .seq = seq, .id = id };
 
+	a->skipped += kind == REPORT_DIRTY;
 	if (a->cfg.report)
 		a->cfg.report(a->cfg.arg, &r);
 }
+
+uint64_t apply_skipped(const struct apply *a) { return a->skipped; }
 
 void apply_skip(struct apply *a, const struct op *op, uint64_t seq)
 {

@@ -57,6 +57,8 @@ void apply_drain(struct apply *a);
 /* For resync's statements. */
 const struct apply_config *apply_config_of(const struct apply *a);
 void apply_report(struct apply *a, enum report_kind kind, uint64_t seq, uint64_t id);
+/* How many objects were reported dirty so far: whether something was since a moment. The applying thread's. */
+uint64_t apply_skipped(const struct apply *a);
 /* Tolerant failure: reports the op's objects dirty. */
 void apply_skip(struct apply *a, const struct op *op, uint64_t seq);
 

@@ -44,6 +44,7 @@ struct job { enum job_kind kind; uint64_t seq, id[3]; };
 struct apply {
 	struct apply_config cfg;
 	_Atomic bool tolerant;
+	uint64_t skipped;		/* objects reported dirty */
 	struct { apply_fn fn; void *arg; } handler[OP_TYPE_LAST + 1];
 	struct { uint16_t kind; attach_fn fn; void *arg; } attach[ATTACH_HANDLERS_MAX];
 	unsigned nattach;

@@ -56,7 +56,7 @@ enum op_type {
 	OP_R_XATTR,			/* id, xattrs: all of them */
 	OP_R_CHECK,			/* id, off, len, attr.size, blob: checksums of the range's blocks */
 	OP_R_DATA,			/* id, off, len, data (none = a hole), attr.size */
-	OP_R_END,			/* flags: enum r_end; complete? clean up, make durable, answer */
+	OP_R_END,			/* flags 0: answer; 1: complete: clean up, make durable, answer */
 	OP_TYPE_LAST = OP_R_END,
 };
 

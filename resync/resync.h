@@ -6,14 +6,14 @@
  * and its objects are reported dirty. So a round is:
  *
  *   OP_R_BEGIN                 the standby records that it is inconsistent
- *   for each directory, from the root down:
- *     OP_R_DIR (range of positions: names, ids, types)   the standby makes its entries equal: what is there and not listed goes to limbo (or loses
- *                              that name); what is listed and known under its id is moved or linked there; what is unknown is
- *                              reported MISSING -> OP_R_PLACE (made empty, or moved), then its contents are compared too
- *     for the directory and each child: OP_R_ATTR (all attributes, digest of xattrs; a differing digest is reported -> OP_R_XATTR)
- *     for regular files: OP_R_CHECK per chunk (XXH3-128 of its 64 KiB blocks; differing blocks are reported -> OP_R_DATA)
+ *   for each object, in the order of ids (not of the tree: ids don't move when something is renamed meanwhile):
+ *     directories: OP_R_DIR (range of positions: names, ids, types)   the standby makes its entries equal: what is there and not listed goes to
+ *                              limbo (or loses that name); what is listed and known under its id is moved or linked there; what is unknown
+ *                              is made empty and reported MISSING (-> OP_R_PLACE for what can't be made empty)
+ *     all: OP_R_ATTR           all attributes, digest of xattrs (differs: reported -> OP_R_XATTR). An unknown object is made in limbo
+ *     regular files: OP_R_CHECK per chunk (XXH3-128 of its 64 KiB blocks; differing blocks are reported -> OP_R_DATA)
  *   everything reported dirty, again and again until nothing is
- *   OP_R_END                   the standby deletes what stayed in limbo, makes everything durable, clears "inconsistent", answers ENDED
+ *   OP_R_END (probe, then final)   the standby deletes what stayed in limbo, makes everything durable, clears "inconsistent", answers ENDED
  *
  * Objects are compared by id: a renamed directory of a million files costs one placement. Holes are stated as holes. Only differing
  * blocks cross the wire. At most 4 MiB or one range of names is looked at under an object's lock.
@@ -35,7 +35,8 @@ struct resync_config {
 	struct handles *handles;
 	struct interpose *ip;
 	struct queue *queue;
-	/* Ended: 0 when the peer has answered ENDED without error, else why not. From the engine's thread. */
+	/* Ended: 0 when the peer has answered ENDED without error, else why not. From the engine's thread, so it must not call resync_stop().
+	 * Called again, with an error, when a restatement on the level peer fails: it doesn't count as level any more. */
 	void (*done)(void *arg, unsigned peer, int err);
 	void *arg;
 };
@@ -43,12 +44,13 @@ struct resync_progress { uint64_t objects, bytes_checked, bytes_sent, dirty; boo
 
 /* Starts the engine's thread. The stream to the peer is open already. */
 int resync_start(const struct resync_config *cfg, struct resync **out);
-/* A report of the peer (from link's thread: queues only). Bounded: when too much is dirty the round starts again. */
+/* A report of the peer, of any kind (from link's thread: queues only). Bounded: when too much is dirty the round starts again. */
 void resync_report(struct resync *r, const struct report *rep);
 /* Objects that must be stated again (also after the end, on a level peer: then only these). Queues only. */
 void resync_restate(struct resync *r, const uint64_t *ids, unsigned n);
 void resync_progress(struct resync *r, struct resync_progress *out);
-/* Stops the engine and frees it; DONE is not called any more. */
+/* Stops the engine and frees it; DONE is not called any more. Where the engine may be waiting for queue room, the queue must be stopped or the
+ * peer detached before. */
 void resync_stop(struct resync *r);
 
 /* ---- the standby's side: handlers for OP_R_* ---- */

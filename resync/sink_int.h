@@ -49,9 +49,6 @@ static inline struct call sink_call(struct timespec stamp)
 }
 /* 0, or -ESTALE: no such object here (an index entry without an object is removed). */
 int sink_known(struct resync_sink *s, uint64_t id, struct attr *a);
-/* Append-only and immutable flags off; back on. FLAGS 0: there were none. */
-int sink_lift(struct resync_sink *s, uint64_t id, uint32_t *flags);
-int sink_unlift(struct resync_sink *s, uint64_t id, uint32_t flags);
 
 /* sink_dir.c */
 int sink_dir(struct resync_sink *s, const struct op *op);

@@ -28,39 +28,6 @@ int sink_known(struct resync_sink *s, uint64_t id, struct attr *a)
 	return err;
 }
 
-/* ---- append-only and immutable ---- */
-
-int sink_lift(struct resync_sink *s, uint64_t id, uint32_t *flags)
-{
-	struct layer *l = s->cfg.bottom;
-	struct hentry he;
-
-	*flags = 0;
-	if (index_get(s->cfg.handles, id, &he) || (!S_ISREG(he.type) && !S_ISDIR(he.type)))
-		return 0;
-	struct call c = sink_call(he.ctime);
-	uint32_t now;
-	if (l->ops->getflags(l, &c, id, &now) || !(now & (FS_APPEND_FL | FS_IMMUTABLE_FL)))
-		return 0;
-	int err = l->ops->setflags(l, &c, id, now & ~(uint32_t)(FS_APPEND_FL | FS_IMMUTABLE_FL));
-	if (!err)
-		*flags = now;
-	return err;
-}
-
-int sink_unlift(struct resync_sink *s, uint64_t id, uint32_t flags)
-{
-	struct hentry he;
-
-	if (!flags || index_get(s->cfg.handles, id, &he))
-		return 0;
-	struct call c = sink_call(he.ctime);
-	int err = s->cfg.bottom->ops->setflags(s->cfg.bottom, &c, id, flags);
-	if (!err)
-		err = index_set_ctime(s->cfg.handles, id, he.ctime);
-	return err;
-}
-
 /* ---- OP_R_ATTR ---- */
 
 int sink_set_attr(struct resync_sink *s, uint64_t id, const struct attr *cur, const struct attr *want)
@@ -147,12 +114,6 @@ static int match_attr(struct resync_sink *s, const struct op *op, const struct a
 	struct call c = sink_call(op->attr.ctime);
 	int err = sink_set_attr(s, op->id, cur, &op->attr);
 
-	if (err == -EPERM) {
-		uint32_t lifted;
-		err = sink_lift(s, op->id, &lifted);
-		if (!err)
-			err = sink_set_attr(s, op->id, cur, &op->attr);
-	}
 	if (!err)
 		err = match_flags(s, op);
 	if (!err)
@@ -226,22 +187,18 @@ static int set_listed(struct resync_sink *s, struct call *c, const struct op *op
 
 int sink_xattr(struct resync_sink *s, const struct op *op)
 {
-	uint32_t lifted;
 	struct attr cur;
 	int err = sink_known(s, op->id, &cur);
 
 	if (err)
 		return err == -ESTALE ? 0 : err;
 	struct call c = sink_call(cur.ctime);
-	err = sink_lift(s, op->id, &lifted);
 	s->changed = true;
-	if (!err)
-		err = remove_extra(s, &c, op);
+	err = remove_extra(s, &c, op);
 	if (!err)
 		err = set_listed(s, &c, op);
-	int err2 = sink_unlift(s, op->id, lifted);
 	sink_tell(s, CHANGE_ATTR, op->id, NULL, 0);
-	return err ? err : err2;
+	return err;
 }
 
 /* ---- contents ---- */
@@ -331,7 +288,6 @@ static bool check_fits(const struct op *op)
 int sink_check(struct resync_sink *s, const struct op *op)
 {
 	bool touched = false;
-	uint32_t lifted = 0;
 	struct attr cur;
 
 	if (!check_fits(op))
@@ -339,16 +295,12 @@ int sink_check(struct resync_sink *s, const struct op *op)
 	int err = sink_known(s, op->id, &cur);
 	if (err || !S_ISREG(cur.mode))
 		return err == -ESTALE ? 0 : err;
-	if (cur.size != op->attr.size)
-		err = sink_lift(s, op->id, &lifted);
-	if (!err)
-		err = match_size(s, op, &cur, &touched);
+	err = match_size(s, op, &cur, &touched);
 	if (!err && touched)
 		err = settle(s, op->id, &cur);
 	if (!err && op->len)
 		err = match_sums(s, op);
-	int err2 = sink_unlift(s, op->id, lifted);
-	return err == -ESTALE ? 0 : err ? err : err2;
+	return err == -ESTALE ? 0 : err;
 }
 
 static int write_all(struct resync_sink *s, struct file *f, const struct op *op)
@@ -407,7 +359,6 @@ static int put_data(struct resync_sink *s, const struct op *op, const struct att
 int sink_data(struct resync_sink *s, const struct op *op)
 {
 	bool touched = false;
-	uint32_t lifted;
 	struct attr cur;
 
 	if (op->off + op->len > op->attr.size)
@@ -415,11 +366,8 @@ int sink_data(struct resync_sink *s, const struct op *op)
 	int err = sink_known(s, op->id, &cur);
 	if (err || !S_ISREG(cur.mode))
 		return err == -ESTALE ? 0 : err;
-	err = sink_lift(s, op->id, &lifted);
-	if (!err)
-		err = put_data(s, op, &cur, &touched);
+	err = put_data(s, op, &cur, &touched);
 	if (!err && touched)
 		err = settle(s, op->id, &cur);
-	int err2 = sink_unlift(s, op->id, lifted);
-	return err == -ESTALE ? 0 : err ? err : err2;
+	return err == -ESTALE ? 0 : err;
 }

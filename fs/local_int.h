@@ -1,0 +1,268 @@
+/*
+ * The insides of the local layer, shared by fs/local*.c only.
+ *
+ *   local.c         life, the operations table, statfs, descriptors
+ *   local_obj.c     objects by id: a bounded cache of O_PATH descriptors
+ *   local_attr.c    attributes, stamps, setattr, inode flags
+ *   local_name.c    what a name is: identification, adoption, lookup
+ *   local_make.c    create, tmpfile
+ *   local_move.c    unlink, rmdir, rename, link, readlink
+ *   local_file.c    open files
+ *   local_xattr.c   extended attributes
+ *   local_dir.c     listings
+ *   local_limbo.c   limbo, lost, for apply and resync
+ *   local_limits.c  what file systems can represent
+ *
+ * Locks, in this order: object locks (fs/objlock.h), local.adopt_lock, then, never two at once: shard locks, local.creating_lock,
+ * the snapshot cache's lock. None of the latter three is held across a system call that can block on the disk.
+ */
+#ifndef FS_LOCAL_INT_H
+#define FS_LOCAL_INT_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fs/base/cleanup.h"
+#include "fs/base/log.h"
+#include "fs/local.h"
+
+enum {
+	OBJ_SHARDS = 64,
+	OBJ_BUCKETS = 64,		/* of each shard's hash table */
+	OBJ_CACHE_DEFAULT = 2048,	/* idle descriptors kept */
+	CREATING_STRIPES = 256,
+	DIR_VERSIONS = 1024,
+	DIR_CACHE_DEFAULT = 64 << 20,	/* bytes of snapshots kept */
+	LIMBO_NAME_MAX = 17,		/* an id in hex, and NUL */
+};
+
+/* ---- objects ---- */
+
+/* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, hashed and the links are guarded by the shard's lock. */
+struct obj {
+	struct local *l;
+	uint64_t id, ino;
+	uint32_t type;			/* S_IFMT bits */
+	int fd;				/* O_PATH; owned */
+	unsigned refs;			/* users; with none it waits in the shard's list of idle objects */
+	unsigned opens;			/* files and directories open; each holds a reference too */
+	bool dead;			/* the last name is gone */
+	bool hashed;			/* can be found */
+	_Atomic bool tmp;		/* HENTRY_TMPFILE */
+	_Atomic bool defacl;		/* a directory with a default ACL */
+	struct obj *next;		/* in its bucket */
+	struct obj *prev_idle, *next_idle;
+};
+
+struct obj_shard {
+	pthread_mutex_t lock;
+	struct obj *bucket[OBJ_BUCKETS];
+	struct obj idle;		/* ring; the next is the one used last */
+	unsigned n_idle;
+	uint64_t drops;			/* objects that lost their last name: what was loaded meanwhile is looked at again */
+};
+
+/* Creations under way in the directories of one stripe, and how often there were none left. */
+struct creating {
+	_Atomic unsigned n;
+	_Atomic uint64_t rounds;
+};
+
+struct snap_cache;
+
+struct local {
+	struct layer layer;
+	struct local_config cfg;	/* as given, defaults filled in */
+	struct volume_limits lim;
+	unsigned idle_max;		/* per shard */
+	uint32_t gen;
+	uint32_t dev_major, dev_minor;	/* of the backing file system */
+	int proc_fd;			/* /proc/self/fd */
+	int hidden_fd;			/* .tandemfs */
+	struct obj *root, *limbo;	/* a reference each */
+	struct obj_shard shard[OBJ_SHARDS];
+	pthread_mutex_t adopt_lock;	/* marking of objects that turn up; index entries made for them */
+	/* Creations under way, by stripe of the parent's id: until one has its mark and index entry nobody may adopt it. */
+	struct creating creating[CREATING_STRIPES];
+	_Atomic unsigned creating_waiters;
+	pthread_mutex_t creating_lock;
+	pthread_cond_t creating_done;
+	/* By stripe of the directory's id: counts changes of entries (see local_dir.c). */
+	_Atomic uint64_t dir_version[DIR_VERSIONS];
+	struct snap_cache *snaps;
+	_Atomic bool stranger_logged;
+};
+
+static inline struct local *to_local(struct layer *layer) { return (struct local *)layer; }
+
+int obj_cache_init(struct local *l);
+void obj_cache_free(struct local *l);
+/* Object ID, with a reference. -ESTALE: gone, or never was. */
+int obj_get(struct local *l, uint64_t id, struct obj **out);
+/* As obj_get, and -ENOTDIR when it is no directory. */
+int obj_get_dir(struct local *l, uint64_t id, struct obj **out);
+void obj_put(struct obj *o);
+/* Makes the object behind FD (O_PATH, ownership taken on success) findable; *OUT has a reference. */
+int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp, struct obj **out);
+/* The last name of ID is gone: forgets it and its index entry, unless it is open (then when the last open ends). */
+void obj_drop(struct local *l, uint64_t id);
+/* One more open; needs a reference of the caller, takes its own. -ESTALE when it lost its last name and nobody has it open. */
+int obj_open(struct obj *o);
+void obj_close(struct obj *o);
+bool obj_is_open(struct obj *o);
+/* Closes all idle descriptors; true when there was one. */
+bool obj_shrink(struct local *l);
+
+static inline void cleanup_obj_(struct obj **o)
+{
+	if (*o)
+		obj_put(*o);
+}
+#define auto_obj __attribute__((cleanup(cleanup_obj_)))
+
+/* ---- descriptors ---- */
+
+#define TRY(expr) ((expr) < 0 ? -errno : 0)
+
+/* Opens what FD (which may be O_PATH) refers to, again, with FLAGS. An fd or -errno. */
+int local_reopen(struct local *l, int fd, int flags);
+/* openat2 for one component: no symlink is followed, no mount point crossed. */
+int local_openat(struct local *l, int dirfd, const char *name, int flags, mode_t mode);
+/* "/proc/self/fd/N" for the calls that only take paths. */
+struct fd_path { char s[32]; };
+static inline struct fd_path fd_path(int fd)
+{
+	struct fd_path p;
+	snprintf(p.s, sizeof(p.s), "/proc/self/fd/%d", fd);
+	return p;
+}
+/* NAME in DIRFD (or DIRFD itself: ""), nothing followed. */
+int local_statx(int dirfd, const char *name, struct statx *stx);
+
+/* ---- inode flags in the way ---- */
+
+/* Immutable and append-only flags of up to four objects, lifted when a change met -EPERM, restored at the end of the scope. */
+struct lifted {
+	struct local *l;
+	bool allowed;
+	uint64_t id[4];
+	unsigned n;
+	int fd[4];
+	uint32_t flags[4];
+};
+/* For CALL's origin: apply and resync may change what is immutable here, as it was not there. */
+static inline struct lifted lift_init(struct local *l, const struct call *c, uint64_t a, uint64_t b)
+{
+	return (struct lifted){ .l = l, .allowed = c->origin == ORIGIN_APPLY || c->origin == ORIGIN_RESYNC, .id = { a, b } };
+}
+bool local_lift(struct lifted *lf);
+void local_unlift(struct lifted *lf);
+#define auto_lifted __attribute__((cleanup(local_unlift)))
+/* EXPR, a system call; once more when flags could be lifted. 0 or -errno. */
+#define TRY_LIFT(lf, expr) ({ int try_ = TRY(expr); if (try_ == -EPERM && local_lift(lf)) try_ = TRY(expr); try_; })
+
+/* ---- attributes and stamps ---- */
+
+struct timespec local_clamp_time(const struct local *l, struct timespec t);
+struct timespec local_stamp(const struct local *l, const struct call *c);
+void local_attr_fill(const struct local *l, const struct statx *stx, const struct hentry *e, struct attr *out);
+/* Attributes of O as they are now. FD: of the open file, or -1. */
+int local_attr_of(struct local *l, struct obj *o, int fd, struct attr *out);
+int local_set_mtime(struct local *l, struct obj *o, int fd, struct timespec t);
+/* ctime in the index; nothing for limbo. */
+int local_set_ctime(struct local *l, uint64_t id, struct timespec t);
+/* The entries of directory P changed: times, and listings of it are out of date. */
+int local_dir_touched(struct local *l, struct obj *p, struct timespec t);
+int local_add_nsub(struct local *l, uint64_t dir, int delta);
+/* Clears setuid, and setgid when the group may execute. MODE: now. */
+int local_kill_priv(struct lifted *lf, struct obj *o, uint32_t mode, bool *killed);
+static inline int local_chmod(struct local *l, int fd, uint32_t mode)
+{
+	char n[16];
+	snprintf(n, sizeof(n), "%d", fd);
+	return fchmodat(l->proc_fd, n, mode & 07777, 0);
+}
+
+int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, struct attr *out);
+int local_setattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, const struct setattr *s, struct attr *out);
+int local_getflags(struct layer *layer, struct call *c, uint64_t id, uint32_t *flags);
+int local_setflags(struct layer *layer, struct call *c, uint64_t id, uint32_t flags);
+
+/* ---- names ---- */
+
+/* .tandemfs and lost+found in the root. */
+bool local_hidden(const struct obj *p, const char *name);
+/* What NAME in P is: its stat and its index entry, adopted when that is allowed. -ENOENT: nothing that callers may see; -EXDEV: a stranger. */
+int local_identify(struct local *l, struct obj *p, const char *name, struct statx *stx, struct hentry *e);
+/* Id of the parent of directory O. */
+int local_parent_of(struct local *l, struct obj *o, uint64_t *id);
+/* Sub-directories that are there now. */
+int local_count_subdirs(struct local *l, int dirfd, bool root, uint32_t *n);
+bool local_has_defacl(int fd);
+void local_creating_begin(struct local *l, uint64_t parent);
+void local_creating_end(struct local *l, uint64_t parent);
+
+int local_lookup(struct layer *layer, struct call *c, uint64_t parent, const char *name, struct attr *out);
+int local_resolve(struct layer *layer, uint64_t parent, const char *name, uint64_t *id, uint32_t *type);
+int local_create(struct layer *layer, struct call *c, uint64_t parent, const char *name, const struct create *cr, int open_flags,
+		 struct attr *out, struct file **out_file);
+int local_tmpfile(struct layer *layer, struct call *c, uint64_t parent, const struct create *cr, int open_flags, struct attr *out,
+		  struct file **out_file);
+int local_unlink(struct layer *layer, struct call *c, uint64_t parent, const char *name);
+int local_rmdir(struct layer *layer, struct call *c, uint64_t parent, const char *name);
+int local_rename(struct layer *layer, struct call *c, uint64_t parent, const char *name, uint64_t newparent, const char *newname,
+		 unsigned flags);
+int local_link(struct layer *layer, struct call *c, uint64_t id, uint64_t newparent, const char *newname, struct attr *out);
+ssize_t local_readlink(struct layer *layer, struct call *c, uint64_t id, char *buf, size_t size);
+
+/* ---- files ---- */
+
+struct file {
+	uint64_t id;
+	int fd;				/* owned; O_RDONLY or O_RDWR */
+	int flags;			/* as asked for */
+	struct obj *o;			/* counted as open */
+};
+/* FD and one open of O go to the file. */
+int file_new(struct obj *o, int fd, int flags, struct file **out);
+
+int local_open(struct layer *layer, struct call *c, uint64_t id, int flags, struct file **out);
+int local_release(struct layer *layer, struct call *c, struct file *f);
+ssize_t local_read(struct layer *layer, struct call *c, struct file *f, void *buf, size_t size, uint64_t off);
+ssize_t local_write(struct layer *layer, struct call *c, struct file *f, const struct wdata *d, uint64_t off, unsigned flags,
+		    struct attr *attr);
+int local_fsync(struct layer *layer, struct call *c, uint64_t id, struct file *f, bool datasync);
+int local_fallocate(struct layer *layer, struct call *c, struct file *f, int mode, uint64_t off, uint64_t len);
+ssize_t local_copy_range(struct layer *layer, struct call *c, struct file *in, uint64_t off_in, struct file *out, uint64_t off_out,
+			 size_t len);
+int64_t local_lseek(struct layer *layer, struct call *c, struct file *f, uint64_t off, int whence);
+
+/* ---- xattrs ---- */
+
+ssize_t local_getxattr(struct layer *layer, struct call *c, uint64_t id, const char *name, void *value, size_t size);
+ssize_t local_listxattr(struct layer *layer, struct call *c, uint64_t id, char *list, size_t size);
+int local_setxattr(struct layer *layer, struct call *c, uint64_t id, const char *name, const void *value, size_t size, int flags);
+int local_removexattr(struct layer *layer, struct call *c, uint64_t id, const char *name);
+
+/* ---- directories ---- */
+
+int snap_cache_new(struct local *l);
+void snap_cache_free(struct local *l);
+/* Entries of DIR have changed. After the change was made. */
+void snap_drop(struct local *l, uint64_t dir);
+int local_opendir(struct layer *layer, struct call *c, uint64_t id, struct dir **out);
+int local_readdir(struct layer *layer, struct call *c, struct dir *d, uint64_t pos, readdir_fn fn, void *arg);
+int local_releasedir(struct layer *layer, struct call *c, struct dir *d);
+
+/* Calls FN for every name in the directory behind FD (O_PATH is fine) but "." and ".."; stops at FN's first nonzero. TYPE: DT_*. */
+int local_scan(struct local *l, int fd, int (*fn)(void *arg, const char *name, uint64_t ino, unsigned char type), void *arg);
+
+/* ---- limbo ---- */
+
+static inline void limbo_name(uint64_t id, char out[LIMBO_NAME_MAX]) { snprintf(out, LIMBO_NAME_MAX, "%016llx", (unsigned long long)id); }
+
+#endif

@@ -1,0 +1,330 @@
+/*
+ * Objects by id: a cache of O_PATH descriptors, which makes hot objects cheap and keeps open ones findable.
+ *
+ * An id is turned into a descriptor through the index: its local handle is opened, and the mark on what was opened must name the same
+ * id. The descriptor stays in the cache while it is used, then among the idle ones of its shard, of which a bounded number is kept,
+ * those used last. An O_PATH descriptor pins its inode; so an object that loses its last name leaves the cache
+ * at once, unless it is open: then it stays findable, dead, until the last open ends, which also ends its index entry.
+ *
+ * A load runs without the shard's lock. Its object may lose its last name meanwhile; the shard counts such losses, and
+ * a load that overlapped with one is done again.
+ */
+#include "fs/local_int.h"
+
+#include <assert.h>
+
+static struct obj_shard *shard_of(struct local *l, uint64_t id, unsigned *bucket)
+{
+	uint64_t h = id * 0x9e3779b97f4a7c15u;
+	*bucket = (unsigned)(h >> 40) % OBJ_BUCKETS;
+	return &l->shard[(h >> 58) % OBJ_SHARDS];
+}
+
+static struct obj *find(const struct obj_shard *s, unsigned bucket, uint64_t id)
+{
+	for (struct obj *o = s->bucket[bucket]; o; o = o->next)
+		if (o->id == id)
+			return o;
+	return NULL;
+}
+
+static void idle_remove(struct obj_shard *s, struct obj *o)
+{
+	o->prev_idle->next_idle = o->next_idle;
+	o->next_idle->prev_idle = o->prev_idle;
+	o->prev_idle = o->next_idle = NULL;
+	s->n_idle--;
+}
+
+static void idle_add(struct obj_shard *s, struct obj *o)
+{
+	o->next_idle = s->idle.next_idle;
+	o->prev_idle = &s->idle;
+	o->next_idle->prev_idle = o;
+	s->idle.next_idle = o;
+	s->n_idle++;
+}
+
+static void unhash(struct obj_shard *s, unsigned bucket, struct obj *o)
+{
+	struct obj **p = &s->bucket[bucket];
+	while (*p != o)
+		p = &(*p)->next;
+	*p = o->next;
+	o->hashed = false;
+}
+
+static void ref(struct obj_shard *s, struct obj *o)
+{
+	if (!o->refs++)
+		idle_remove(s, o);
+}
+
+static void obj_free(struct obj *o)
+{
+	if (!o)
+		return;
+	close(o->fd);
+	free(o);
+}
+
+int obj_cache_init(struct local *l)
+{
+	for (unsigned i = 0; i < OBJ_SHARDS; i++) {
+		struct obj_shard *s = &l->shard[i];
+		pthread_mutex_init(&s->lock, NULL);
+		s->idle.next_idle = s->idle.prev_idle = &s->idle;
+	}
+	return 0;
+}
+
+/* Takes the idle object used longest ago out of S; NULL = none. S is locked. */
+static struct obj *evict_one(struct local *l, struct obj_shard *s)
+{
+	struct obj *o = s->idle.prev_idle;
+	unsigned bucket;
+	if (o == &s->idle)
+		return NULL;
+	idle_remove(s, o);
+	shard_of(l, o->id, &bucket);
+	unhash(s, bucket, o);
+	return o;
+}
+
+bool obj_shrink(struct local *l)
+{
+	bool any = false;
+	for (unsigned i = 0; i < OBJ_SHARDS; i++) {
+		struct obj *o;
+		do {
+			pthread_mutex_lock(&l->shard[i].lock);
+			o = evict_one(l, &l->shard[i]);
+			pthread_mutex_unlock(&l->shard[i].lock);
+			obj_free(o);
+			any |= o != NULL;
+		} while (o);
+	}
+	return any;
+}
+
+void obj_cache_free(struct local *l)
+{
+	obj_shrink(l);
+	for (unsigned i = 0; i < OBJ_SHARDS; i++)
+		pthread_mutex_destroy(&l->shard[i].lock);
+}
+
+void obj_put(struct obj *o)
+{
+	struct local *l = o->l;
+	struct obj *gone = NULL;
+	unsigned bucket;
+	struct obj_shard *s = shard_of(l, o->id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	assert(o->refs > 0);
+	if (!--o->refs) {
+		if (o->hashed) {
+			idle_add(s, o);
+			if (s->n_idle > l->idle_max)
+				gone = evict_one(l, s);
+		} else {
+			gone = o;
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	obj_free(gone);
+}
+
+/* ---- loading ---- */
+
+/* Opens ID by its handle and checks that it is what the index says. An O_PATH fd or -errno. */
+static int load(struct local *l, uint64_t id, struct hentry *e, struct statx *stx)
+{
+	uint64_t marked = 0;
+	int err = index_get(l->cfg.handles, id, e);
+	if (err)
+		return err;
+	auto_fd int fd = local_handle_open(l->cfg.handles, &e->lh, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if ((fd == -EMFILE || fd == -ENFILE) && obj_shrink(l))
+		fd = local_handle_open(l->cfg.handles, &e->lh, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	err = mark_get(l->cfg.handles, fd, &marked, NULL);
+	if (!err)
+		err = local_statx(fd, "", stx);
+	if (err == -ENODATA || err == -EXDEV)
+		return -ESTALE;
+	if (err)
+		return err;
+	if (marked != id || (stx->stx_mode & S_IFMT) != e->type || !stx->stx_nlink)
+		return -ESTALE;
+	return steal_fd(&fd);
+}
+
+static struct obj *obj_alloc(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp)
+{
+	struct obj *o = calloc(1, sizeof(*o));
+	if (!o)
+		return NULL;
+	*o = (struct obj){ .l = l, .id = id, .ino = ino, .type = type, .fd = fd, .refs = 1, .tmp = tmp };
+	if (type == S_IFDIR)
+		o->defacl = local_has_defacl(fd);
+	return o;
+}
+
+/* Puts NEW (one reference, the caller's) into the cache, or finds that another thread did: then NEW goes to *LOSER. S is locked. */
+static struct obj *add(struct obj_shard *s, unsigned bucket, struct obj *new, struct obj **loser)
+{
+	struct obj *o = find(s, bucket, new->id);
+	*loser = NULL;
+	if (o) {
+		ref(s, o);
+		*loser = new;
+		return o;
+	}
+	new->hashed = true;
+	new->next = s->bucket[bucket];
+	s->bucket[bucket] = new;
+	return new;
+}
+
+int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp, struct obj **out)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	struct obj *loser, *new = obj_alloc(l, id, fd, ino, type, tmp);
+	if (!new)
+		return -ENOMEM;
+	pthread_mutex_lock(&s->lock);
+	*out = add(s, bucket, new, &loser);
+	pthread_mutex_unlock(&s->lock);
+	obj_free(loser);
+	return 0;
+}
+
+/* The object from the cache, or NULL and the count of drops. */
+static struct obj *get_cached(struct obj_shard *s, unsigned bucket, uint64_t id, uint64_t *drops)
+{
+	pthread_mutex_lock(&s->lock);
+	struct obj *o = find(s, bucket, id);
+	if (o)
+		ref(s, o);
+	*drops = s->drops;
+	pthread_mutex_unlock(&s->lock);
+	return o;
+}
+
+static int get_cold(struct local *l, struct obj_shard *s, unsigned bucket, uint64_t id, uint64_t drops, struct obj **out)
+{
+	struct hentry e;
+	struct statx stx;
+	auto_fd int fd = load(l, id, &e, &stx);
+	if (fd < 0)
+		return fd;
+	struct obj *loser = NULL, *new = obj_alloc(l, id, fd, stx.stx_ino, e.type, e.flags & HENTRY_TMPFILE);
+	if (!new)
+		return -ENOMEM;
+	steal_fd(&fd);
+	pthread_mutex_lock(&s->lock);
+	if (s->drops == drops)
+		*out = add(s, bucket, new, &loser);
+	else
+		loser = new;
+	bool again = s->drops != drops;
+	pthread_mutex_unlock(&s->lock);
+	obj_free(loser);
+	return again ? -EAGAIN : 0;
+}
+
+int obj_get(struct local *l, uint64_t id, struct obj **out)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	int err;
+	do {
+		uint64_t drops;
+		*out = get_cached(s, bucket, id, &drops);
+		if (*out)
+			return 0;
+		err = id_valid(id) ? get_cold(l, s, bucket, id, drops, out) : -ESTALE;
+	} while (err == -EAGAIN);
+	return err;
+}
+
+int obj_get_dir(struct local *l, uint64_t id, struct obj **out)
+{
+	auto_obj struct obj *o = NULL;
+	int err = obj_get(l, id, &o);
+	if (err)
+		return err;
+	if (o->type != S_IFDIR)
+		return -ENOTDIR;
+	*out = steal_ptr(&o);
+	return 0;
+}
+
+/* ---- death ---- */
+
+void obj_drop(struct local *l, uint64_t id)
+{
+	unsigned bucket;
+	struct obj *gone = NULL;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	struct obj *o = find(s, bucket, id);
+	bool open = o && o->opens;
+	s->drops++;
+	if (o) {
+		o->dead = true;
+		if (!open)
+			unhash(s, bucket, o);
+		if (!o->refs) {
+			idle_remove(s, o);
+			gone = o;
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	obj_free(gone);
+	if (!open && index_del(l->cfg.handles, id))
+		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)id);
+}
+
+int obj_open(struct obj *o)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(o->l, o->id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	bool stale = !o->hashed || (o->dead && !o->opens);
+	if (!stale) {
+		o->opens++;
+		o->refs++;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return stale ? -ESTALE : 0;
+}
+
+void obj_close(struct obj *o)
+{
+	unsigned bucket;
+	struct local *l = o->l;
+	struct obj_shard *s = shard_of(l, o->id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	assert(o->opens > 0);
+	bool last = !--o->opens && o->dead;
+	if (last)
+		unhash(s, bucket, o);
+	pthread_mutex_unlock(&s->lock);
+	if (last && index_del(l->cfg.handles, o->id))
+		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)o->id);
+	obj_put(o);
+}
+
+bool obj_is_open(struct obj *o)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(o->l, o->id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	bool open = o->opens > 0;
+	pthread_mutex_unlock(&s->lock);
+	return open;
+}

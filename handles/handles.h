@@ -53,7 +53,8 @@ struct local_handle {
 };
 
 enum hentry_flags {
-	HENTRY_TMPFILE = 1 << 0,	/* made by O_TMPFILE, lives in limbo until link(): nlink shows 0 */
+	HENTRY_TMPFILE = 1 << 0,	/* made by O_TMPFILE, lives in limbo until link(): nlink shows 0; a rebuild gives it to
+					   every regular file in limbo that has no second name */
 	HENTRY_DEFACL = 1 << 1,		/* a directory with a default ACL */
 	HENTRY_CTIME_LOST = 1 << 2,	/* ctime was made up by a rebuild */
 };
@@ -64,7 +65,8 @@ struct hentry {
 	uint64_t ino;			/* local inode number */
 	struct timespec ctime;		/* the volume's ctime of the object */
 	uint32_t flags;			/* enum hentry_flags */
-	uint32_t nsub;			/* directories: number of sub-directories (HIDDEN_DIR excluded) */
+	uint32_t nsub;			/* directories: number of sub-directories (HIDDEN_DIR excluded; a rebuild counts
+					   those that bear this volume's mark: adopting one adds it) */
 	uint32_t type;			/* S_IFMT bits */
 	struct local_handle lh;
 };
@@ -84,7 +86,10 @@ struct handles_config {
 
 /* Opens (creating it when empty) the handle table. When the index is not valid (another boot after an
  * unclean stop, missing, or FORCE_REBUILD), a thread rebuilds it while calls are served: a lookup by id
- * that finds nothing waits until the walk found the id or ended. */
+ * that finds nothing waits until the walk found the id or ended. So that the walk can't miss what moves meanwhile, whoever moves an
+ * object, or changes a directory, asks for it first (index_get), also for the parents. -EXDEV: the directory, or the state, belongs
+ * to another volume; -ESTALE: the directory is a copy of a volume's; -EBUSY: another process has this table open. A root without
+ * mark means a new volume: nothing is walked. */
 int handles_open(const struct handles_config *cfg, bool force_rebuild, struct handles **out);
 /* A clean stop: everything durable, the index marked valid. */
 void handles_close(struct handles *h);
@@ -103,7 +108,8 @@ int ids_next(struct handles *h, uint64_t *id);
 int ids_new_range(struct handles *h);
 /* The highest range counter known of each node (index = node number), to be told to every peer. */
 void ids_counters(struct handles *h, uint64_t out[NODE_MAX + 1]);
-/* What a peer said: counters never go down. Durable when it returns. */
+/* What a peer said: counters never go down. Durable when it returns (but not while this node's own counter is lost and the peer
+ * doesn't know it either). -EINVAL: impossible values. */
 int ids_learn(struct handles *h, const uint64_t counters[NODE_MAX + 1]);
 /* `--force` on a node that lost its counter: skip 4,096 ranges. */
 int ids_skip(struct handles *h);
@@ -118,12 +124,12 @@ int index_put(struct handles *h, const struct hentry *e);
 int index_del(struct handles *h, uint64_t id);
 /* Local inode number -> id; -ENOENT when there is none. */
 int index_by_ino(struct handles *h, uint64_t ino, uint64_t *id);
-/* Changes one field of an existing entry (cheaper than get + put). */
+/* Changes one field of an existing entry (cheaper than get + put); -ESTALE as index_get. Setting ctime clears HENTRY_CTIME_LOST. */
 int index_set_ctime(struct handles *h, uint64_t id, struct timespec ctime);
 int index_add_nsub(struct handles *h, uint64_t id, int delta);
 int index_set_flags(struct handles *h, uint64_t id, uint32_t set, uint32_t clear);
 /* Calls FN for every entry, in id order, from a consistent snapshot; stops at FN's first nonzero return and
- * returns it. */
+ * returns it. FN may read the index, not change it. */
 int index_each(struct handles *h, int (*fn)(void *arg, const struct hentry *e), void *arg);
 uint64_t index_count(struct handles *h);
 

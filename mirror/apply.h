@@ -42,7 +42,7 @@ struct apply_config {
 	void *arg;
 };
 int apply_new(const struct apply_config *cfg, struct apply **out);
-void apply_free(struct apply *a);	/* waits for the workers */
+void apply_free(struct apply *a);	/* waits for the workers, flushes what is still open: may take long */
 /* Ops of types FIRST..LAST go to FN (resync's statements). Before the first op. */
 void apply_register(struct apply *a, unsigned first, unsigned last, apply_fn fn, void *arg);
 void apply_register_attach(struct apply *a, uint16_t kind, attach_fn fn, void *arg);
@@ -51,7 +51,7 @@ void apply_set_tolerant(struct apply *a, bool tolerant);
 bool apply_tolerant(const struct apply *a);
 /* One op; one thread. 0; -EBADMSG: can't be right, from any honest peer; -EUCLEAN: diverged; other: the local error. */
 int apply_op(struct apply *a, const struct op *op, uint64_t seq);
-/* Waits until all barriers given to workers are answered. */
+/* Waits until all barriers given to workers are answered. Files that ops had open are flushed and closed in the background from then on. */
 void apply_drain(struct apply *a);
 
 /* For resync's statements. */

@@ -4,7 +4,8 @@
  * A file stays open from its first write until it was flushed without error and is old: the kernel tells an error of writing back to those
  * who have the file open, once. When too many are open, the flusher takes the oldest half: one syncfs for all of them (many fsyncs of small
  * files would each cost a commit), then an fsync of each, which finds nothing to do and tells of errors, then they are closed. A full cache makes
- * applying wait for that.
+ * applying wait for that. apply_drain, at the end of a stream, has all of them flushed and closed in the same way, in the background: the
+ * node may be primary by then, and what users delete must not be kept by us.
  *
  * written and flushed count: a flush that began when written was W sets flushed to W, so a write during the flush keeps the file dirty.
  *
@@ -272,12 +273,14 @@ static void *flusher_main(void *arg)
 
 	pthread_mutex_lock(&a->files_mu);
 	while (!a->flusher_stop) {
-		if (!a->flusher_wanted || atomic_load(&a->flush_err)) {
+		bool wanted = a->flusher_wanted || (a->flush_all && a->nfiles);
+		if (!wanted || atomic_load(&a->flush_err)) {
 			pthread_cond_broadcast(&a->files_cond);
 			pthread_cond_wait(&a->flusher_cond, &a->files_mu);
 			continue;
 		}
 		a->flusher_wanted = false;
+		a->flush_all &= a->nfiles > FILES_BATCH;
 		unsigned n = oldest(a, batch, FILES_BATCH);
 		pthread_mutex_unlock(&a->files_mu);
 		flush_batch(a, batch, n);
@@ -357,9 +360,13 @@ void barrier_start(struct apply *a, const struct op *op, uint64_t seq)
 
 void barriers_drain(struct apply *a)
 {
-	auto_lock(&a->jobs_mu);
+	pthread_mutex_lock(&a->jobs_mu);
 	while (a->njobs || a->running)
 		pthread_cond_wait(&a->jobs_done, &a->jobs_mu);
+	pthread_mutex_unlock(&a->jobs_mu);
+	auto_lock(&a->files_mu);
+	a->flush_all = true;
+	pthread_cond_signal(&a->flusher_cond);
 }
 
 void afile_dirty(struct apply *a, struct afile *f, uint64_t len)

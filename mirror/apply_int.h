@@ -55,7 +55,7 @@ struct apply {
 	struct afile *hash[FILES_HASH];
 	struct afile lru;		/* ring; next = used last */
 	unsigned nfiles;
-	bool flusher_wanted, flusher_stop;
+	bool flusher_wanted, flush_all, flusher_stop;
 	pthread_cond_t flusher_cond;
 	pthread_t flusher;
 

@@ -5,10 +5,12 @@
  * copy of something that has another name there could be deleted here. Skipped, it is restated, and goes to limbo.
  */
 #include <errno.h>
-#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "mirror/apply_int.h"
+
+enum { LIMBO_NAME = 17 };	/* an id in hex, and NUL: the name of an object in limbo */
 
 /* ---- create ---- */
 
@@ -32,11 +34,12 @@ static int make(struct applying *p)
 	const struct op *op = p->op;
 	char target[LAYER_SYMLINK_MAX + 1];
 	struct create cr = { .mode = op->attr.mode, .rdev = op->attr.rdev, .exact = true };
-	struct file *f = NULL;
+	const char *name = op->name;
+	char limbo[LIMBO_NAME];
 
 	if (op->parent == HANDLE_LIMBO) {
-		int err = l->ops->tmpfile(l, &p->call, HANDLE_LIMBO, &cr, O_RDWR, NULL, &f);
-		return err ? err : l->ops->release(l, &p->call, f);
+		snprintf(limbo, sizeof limbo, "%016llx", (unsigned long long)op->id);
+		name = limbo;
 	}
 	if (S_ISLNK(op->attr.mode)) {
 		if (op->blob_len > LAYER_SYMLINK_MAX)
@@ -45,13 +48,12 @@ static int make(struct applying *p)
 		target[op->blob_len] = 0;
 		cr.target = target;
 	}
-	return l->ops->create(l, &p->call, op->parent, op->name, &cr, 0, NULL, NULL);
+	return l->ops->create(l, &p->call, op->parent, name, &cr, 0, NULL, NULL);
 }
 
 int apply_create(struct applying *p)
 {
 	const struct op *op = p->op;
-	struct hentry known;
 	int err = 0;
 
 	if (op->parent == HANDLE_LIMBO)
@@ -60,7 +62,7 @@ int apply_create(struct applying *p)
 		err = applying_lock_entry(p, op->parent, op->name, op->id);
 	if (err)
 		return err;
-	if (p->g.id || !index_get(p->a->cfg.handles, op->id, &known))
+	if (p->g.id)
 		return -EEXIST;
 	err = make(p);
 	if (!err)

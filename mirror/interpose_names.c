@@ -18,6 +18,13 @@
 
 static const char *const acl_names[] = { "system.posix_acl_access", "system.posix_acl_default" };
 
+/* What got a name is flushed with its directory. What can't be opened (a symlink, a device) is in the directory's own commit. */
+static void txn_flush_child(struct txn *tx)
+{
+	if (S_ISREG(tx->eff.attr.mode) || S_ISDIR(tx->eff.attr.mode))
+		tx->flush[0] = tx->eff.attr.id;
+}
+
 /* A file that was opened for the caller. */
 static void opened(struct interpose *ip, const struct file *f)
 {
@@ -78,7 +85,7 @@ static int create_below(struct txn *tx, uint64_t parent, const char *name, const
 	if (out_file && *out_file)
 		opened(tx->ip, *out_file);
 	emit_created(tx, parent, name, cr);
-	tx->flush[0] = tx->eff.attr.id;
+	txn_flush_child(tx);
 	tx->flush[2] = parent;
 	tell_entry(tx, parent, name, 0);
 	tell_attr(tx, parent);
@@ -243,7 +250,7 @@ static int link_below(struct txn *tx, uint64_t id, uint64_t newparent, const cha
 	tmp_named(tx->ip, id);
 	struct op op = { .type = OP_LINK, .id = id, .parent = newparent, .name = newname, .attr = tx->eff.attr };
 	txn_emit(tx, &op);
-	tx->flush[0] = id;
+	txn_flush_child(tx);
 	tx->flush[2] = newparent;
 	tell_entry(tx, newparent, newname, 0);
 	tell_attr(tx, newparent);

@@ -50,7 +50,7 @@ struct conn {
 	SSL *ssl;			/* owned, NULL = no TLS; calls under ssl_mu */
 	pthread_mutex_t ssl_mu;
 	_Atomic uint64_t in, out;
-	char peer[NI_MAXHOST + NI_MAXSERV];
+	char peer[CONN_NAME_MAX];
 	/* the reader's */
 	unsigned char *rbuf;		/* owned */
 	size_t rpos, rend;		/* unread: rbuf[rpos..rend) */
@@ -515,18 +515,17 @@ static void socket_options(int fd)
 		setsockopt(fd, o[i].level, o[i].name, &o[i].value, sizeof o[i].value);	/* each only helps: not TCP in tests */
 }
 
-static void name_peer(struct conn *c)
+void conn_name(int fd, char out[CONN_NAME_MAX])
 {
 	struct sockaddr_storage a;
 	socklen_t len = sizeof a;
-	char host[NI_MAXHOST], port[NI_MAXSERV];
+	char host[CONN_NAME_MAX - 12], port[8];		/* numeric, with room for a scope */
 
-	if (getpeername(c->fd, (struct sockaddr *)&a, &len) < 0 ||
-	    getnameinfo((struct sockaddr *)&a, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-		snprintf(c->peer, sizeof c->peer, "unknown");
-		return;
-	}
-	snprintf(c->peer, sizeof c->peer, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+	if (getpeername(fd, (struct sockaddr *)&a, &len) < 0 ||
+	    getnameinfo((struct sockaddr *)&a, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		snprintf(out, CONN_NAME_MAX, "unknown address");
+	else
+		snprintf(out, CONN_NAME_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
 /* Takes FD over, also on error. */
@@ -554,7 +553,7 @@ static int conn_new(struct conn_security *s, int fd, bool server, int watch_fd, 
 		return err;
 	}
 	socket_options(fd);
-	name_peer(c);
+	conn_name(fd, c->peer);
 	*out = c;
 	return 0;
 }

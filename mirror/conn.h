@@ -40,7 +40,10 @@ void conn_shutdown(struct conn *c);
 void conn_finish(struct conn *c, unsigned timeout_ms);
 /* After all users are gone. NULL is allowed. */
 void conn_free(struct conn *c);
+enum { CONN_NAME_MAX = 64 };
 const char *conn_peer(const struct conn *c);	/* "address:port", for logs */
+/* The same of a socket. */
+void conn_name(int fd, char out[CONN_NAME_MAX]);
 
 /* All bytes, or -ETIMEDOUT, -ECONNRESET (also at a clean end), -ECONNABORTED. TIMEOUT 0 = none. */
 int conn_read(struct conn *c, void *buf, size_t len, unsigned timeout_ms);

@@ -3,7 +3,8 @@
  * demand a stream connection. The I/O shell below the decision core: it decides nothing.
  *
  * Threads: one per peer for its control connection (it reads, writes the outbox, sends heartbeats; real-time priority where allowed; takes no
- * lock but its outbox's), one listener. Callbacks come from these threads and must not block.
+ * lock but its outbox's), one listener, and one for each connection while it shakes hands or its stream callback runs. Callbacks come from these
+ * threads and, stream apart, must not block. The calls for one peer (up, message, heartbeat, down) come in their order from one thread.
  *
  * Strangers (wrong key, another volume, an incompatible version, an unknown node, a node that is connected already with another instance) and
  * malformed frames: connection closed, logged (rate-limited), counted, nothing else.
@@ -42,13 +43,16 @@ struct links_config {
 };
 
 struct links;
-/* Listens and starts to dial. -EADDRINUSE etc. */
+/* Listens and starts to dial. CFG is copied, its strings too; security stays borrowed. -EADDRINUSE etc. */
 int links_start(const struct links_config *cfg, struct links **out);
+/* Sends what is in the outboxes (a goodbye), ends all control connections without calling down, and waits for all threads: so stream callbacks have
+ * to return (conn_shutdown their connections first). Not from a callback. */
 void links_stop(struct links *l);
-/* Queues a message; -ENOTCONN. Never blocks. */
+/* Queues a message; -ENOTCONN (also when the outbox is full: the link is being dropped), -ENOMEM. Never blocks. */
 int link_send(struct links *l, unsigned peer, const struct msg *m);
 /* Gets a stream connection for TOKEN made (dials when this node is the dialler, otherwise the peer does on FRAME_OPEN, which the caller has
- * sent before). */
+ * sent before). 0, -ENOTCONN, -ENOMEM. When the dialler can't make it, the link is reset; a token that nobody comes for is forgotten after a
+ * while or when the link goes down. The token's connection may come in a little before this call: it is held for 5 s. */
 int link_stream(struct links *l, unsigned peer, uint64_t token);
 /* Drops the control connection (it will be dialled again). */
 void link_reset(struct links *l, unsigned peer, const char *why);

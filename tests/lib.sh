@@ -8,6 +8,8 @@
 #   tfs NODE COMMAND ARG…   runs `tandemfs COMMAND ARG… VOLUME` on the node
 #   status NODE FILTER      jq FILTER over the node's status
 #   mnt NODE, back NODE     the mount point, the backing directory
+#   come_back NODE PRIMARY  mounts a killed node again: resync --discard-local, wait until it is level
+#   is_primary NODE, level PRIMARY NODE
 #   link_down NODE, link_up NODE   silent loss of the node's network
 #   wait_for LIMIT_S COMMAND…      polls until the command succeeds
 #   settle A B              waits until B has everything that A has
@@ -217,6 +219,13 @@ lab_up() {
 		wait_for 30 level "$first" "$n" || return 1
 	done
 }
+
+# come_back NODE PRIMARY: a node that was killed mounts again, discards what only it has, and becomes level.
+come_back() {
+	node_start "$1" && tfs "$1" resync --discard-local >/dev/null && wait_for 60 level "$2" "$1"
+}
+
+is_primary() { [ "$(status "$1" .role)" = primary ]; }
 
 # The usual beginning of a test; ends it when even that fails.
 lab_or_die() {

@@ -200,7 +200,7 @@ bool local_hidden(const struct obj *p, const char *name);
 int local_identify(struct local *l, struct obj *p, const char *name, struct statx *stx, struct hentry *e);
 /* Id of the parent of directory O. */
 int local_parent_of(struct local *l, struct obj *o, uint64_t *id);
-/* Sub-directories that are there now. */
+/* Sub-directories of ours (marked) that are there now: unmarked ones are counted when they are adopted. */
 int local_count_subdirs(struct local *l, int dirfd, bool root, uint32_t *n);
 bool local_has_defacl(int fd);
 void local_creating_begin(struct local *l, uint64_t parent);

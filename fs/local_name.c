@@ -105,6 +105,7 @@ int local_scan(struct local *l, int fd, int (*fn)(void *arg, const char *name, u
 }
 
 struct count_arg {
+	struct local *l;
 	int fd;
 	bool root;
 	uint32_t n;
@@ -113,18 +114,19 @@ struct count_arg {
 static int count_one(void *arg, const char *name, uint64_t ino, unsigned char type)
 {
 	struct count_arg *a = arg;
-	struct statx stx;
+	uint64_t id;
 	(void)ino;
-	if (a->root && (!strcmp(name, HIDDEN_DIR) || !strcmp(name, "lost+found")))
+	if ((type != DT_DIR && type != DT_UNKNOWN) || (a->root && !strcmp(name, HIDDEN_DIR)))
 		return 0;
-	if (type == DT_DIR || (type == DT_UNKNOWN && !local_statx(a->fd, name, &stx) && S_ISDIR(stx.stx_mode)))
+	auto_fd int fd = local_openat(a->l, a->fd, name, O_PATH | O_DIRECTORY, 0);
+	if (fd >= 0 && !mark_get(a->l->cfg.handles, fd, &id, NULL))
 		a->n++;
 	return 0;
 }
 
 int local_count_subdirs(struct local *l, int dirfd, bool root, uint32_t *n)
 {
-	struct count_arg a = { .fd = dirfd, .root = root };
+	struct count_arg a = { .l = l, .fd = dirfd, .root = root };
 	int err = local_scan(l, dirfd, count_one, &a);
 	*n = a.n;
 	return err;
@@ -164,28 +166,35 @@ static int describe(struct local *l, int fd, struct statx *stx, struct hentry *e
 	return local_count_subdirs(l, fd, false, &e->nsub);
 }
 
-/* P got a sub-directory that nobody counted: counts again. */
-static int recount(struct local *l, struct obj *p)
+/* E enters the index, as an entry of P that nobody counted. */
+static int enter(struct local *l, struct obj *p, const struct hentry *e)
 {
-	struct hentry e;
-	uint32_t n;
-	int err = local_count_subdirs(l, p->fd, p->id == HANDLE_ROOT, &n);
+	int err = index_put(l->cfg.handles, e);
+	return err || e->type != S_IFDIR ? err : local_add_nsub(l, p->id, 1);
+}
+
+/* The index entry of ID (a rebuild may have to find it first) fits the object behind FD. -ESTALE: there is none; -ENOENT: the object is gone. */
+static int fits(struct local *l, int fd, uint64_t id, struct statx *stx, struct hentry *e)
+{
+	int err = index_get(l->cfg.handles, id, e);
 	if (!err)
-		err = index_get(l->cfg.handles, p->id, &e);
-	return err ? err : local_add_nsub(l, p->id, (int)(n - e.nsub));
+		err = local_statx(fd, "", stx);
+	if (err)
+		return err;
+	if (e->ino != stx->stx_ino || e->type != (stx->stx_mode & S_IFMT))
+		return -ESTALE;
+	return stx->stx_nlink ? 0 : -ENOENT;
 }
 
 /* The object behind FD has the mark of ID but no index entry that fits. */
-static int reindex(struct local *l, int fd, uint64_t id, const struct local_handle *lh, struct statx *stx, struct hentry *e)
+static int reindex(struct local *l, struct obj *p, int fd, uint64_t id, const struct local_handle *lh, struct statx *stx, struct hentry *e)
 {
-	int err = index_get(l->cfg.handles, id, e);
-	uint64_t mapped = 0;
-	if (!err && local_statx(fd, "", stx) == 0 && e->ino == stx->stx_ino && e->type == (stx->stx_mode & S_IFMT) &&
-	    !index_by_ino(l->cfg.handles, e->ino, &mapped) && mapped == id)
-		return stx->stx_nlink ? 0 : -ENOENT;
+	int err = fits(l, fd, id, stx, e);
+	if (err != -ESTALE)
+		return err;
 	*e = (struct hentry){ .id = id, .flags = HENTRY_CTIME_LOST, .lh = *lh };
 	err = describe(l, fd, stx, e);
-	return err ? err : index_put(l->cfg.handles, e);
+	return err ? err : enter(l, p, e);
 }
 
 /* The object behind FD, found as an entry of P, gets an id. */
@@ -198,11 +207,7 @@ static int adopt(struct local *l, struct obj *p, int fd, struct statx *stx, stru
 		err = ids_next(l->cfg.handles, &id);
 	if (!err)
 		err = mark_set(l->cfg.handles, fd, id, e);
-	if (!err)
-		err = index_put(l->cfg.handles, e);
-	if (!err && e->type == S_IFDIR)
-		err = recount(l, p);
-	return err;
+	return err ? err : enter(l, p, e);
 }
 
 static bool is_stranger_mark(int err) { return err == -ENODATA || err == -EXDEV || err == -ESTALE; }
@@ -215,7 +220,7 @@ static int by_mark(struct local *l, struct obj *p, int fd, bool may_adopt, struc
 	auto_lock(&l->adopt_lock);
 	int err = mark_get(l->cfg.handles, fd, &id, &lh);
 	if (!err)
-		return reindex(l, fd, id, &lh, stx, e);
+		return reindex(l, p, fd, id, &lh, stx, e);
 	if (!is_stranger_mark(err))
 		return err;
 	if (!may_adopt)
@@ -229,6 +234,7 @@ static int by_mark(struct local *l, struct obj *p, int fd, bool may_adopt, struc
 static int identify_slowly(struct local *l, struct obj *p, const char *name, struct statx *stx, struct hentry *e)
 {
 	bool adopted = false;
+	uint64_t id;
 	auto_fd int fd = local_openat(l, p->fd, name, O_PATH, 0);
 	if (fd == -EXDEV)
 		return stranger(l, p, name);
@@ -236,6 +242,11 @@ static int identify_slowly(struct local *l, struct obj *p, const char *name, str
 		return fd;
 	if (creating_wait(l, p->id))
 		return -EAGAIN;
+	if (!mark_get(l->cfg.handles, fd, &id, NULL)) {
+		int ok = fits(l, fd, id, stx, e);	/* waits for a rebuild without holding up others */
+		if (ok != -ESTALE)
+			return ok;
+	}
 	bool may = p->id != HANDLE_LIMBO && (!l->cfg.may_adopt || l->cfg.may_adopt(l->cfg.arg));
 	int err = by_mark(l, p, fd, may, stx, e, &adopted);
 	if (adopted && l->cfg.adopted)

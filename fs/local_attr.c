@@ -176,12 +176,15 @@ int local_kill_priv(struct lifted *lf, struct obj *o, uint32_t mode, bool *kille
 	return err;
 }
 
-static int set_size(struct lifted *lf, struct obj *o, const struct file *f, uint64_t size)
+/* A file that has that size already stays untouched (some file systems would set its mtime), unless it is open: ftruncate(2). */
+static int set_size(struct lifted *lf, struct obj *o, const struct file *f, const struct statx *now, uint64_t size)
 {
 	if (o->type == S_IFDIR)
 		return -EISDIR;
 	if (o->type != S_IFREG)
 		return -EINVAL;
+	if (!f && now->stx_size == size && !(now->stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)))
+		return 0;
 	if (f && (f->flags & O_ACCMODE) != O_RDONLY)
 		return TRY_LIFT(lf, ftruncate(f->fd, (off_t)size));
 	struct fd_path p = fd_path(o->fd);
@@ -228,7 +231,7 @@ static int set_parts(struct local *l, struct call *c, struct obj *o, const struc
 	int err = local_statx(o->fd, "", &stx);
 	bool resized = s->valid & SET_SIZE && (f || stx.stx_size != s->size);
 	bool touched = resized || s->valid & ~(unsigned)(SET_SIZE | SET_KILL_PRIV) || !s->valid;
-	if (!err && s->valid & SET_SIZE && !(err = set_size(&lf, o, f, s->size)))
+	if (!err && s->valid & SET_SIZE && !(err = set_size(&lf, o, f, &stx, s->size)))
 		*did |= resized;
 	if (!err && s->valid & (SET_UID | SET_GID) && !(err = set_owner(&lf, o, s)))
 		*did = true;

@@ -629,7 +629,7 @@ static ssize_t slurp(const char *path, char *buf)
 	auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	size_t len = 0;
 
-	if (fd < 0)
+	if (fd < 0 || fcntl(fd, F_SETFL, 0))	/* non-blocking for the open only: a pipe without a writer */
 		return -errno;
 	while (len <= CONF_FILE_MAX) {
 		ssize_t n = read(fd, buf + len, CONF_FILE_MAX + 1 - len);

@@ -177,8 +177,6 @@ static int ask_peer(struct init *in, const char *name)
 	const struct conf_node *peer = conf_node_by_name(c, name);
 	struct conn_security *sec;
 
-	if (!peer || peer->number == c->self)
-		return cmd_fail("init: --join %s: there is no other node of that name in %s", name, c->file);
 	if (make_security(c, &sec))
 		return EXIT_FAILED;
 	struct hello h = { .kind = HELLO_JOIN, .version_min = FRAME_VERSION, .version_max = FRAME_VERSION, .node = (uint8_t)c->self,
@@ -298,7 +296,8 @@ static int fill(struct init *in)
 
 /* ---- making it ---- */
 
-static void remove_files(int dir_fd)
+/* Empties directory DIR_FD; what it holds is two levels deep at most. */
+static void remove_files(int dir_fd, int depth)
 {
 	auto_fd int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
@@ -307,9 +306,14 @@ static void remove_files(int dir_fd)
 	if (!d)
 		return;
 	fd = -1;
-	while ((e = readdir(d)))
-		if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(dirfd(d), e->d_name, 0) && errno == EISDIR)
-			unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+	while ((e = readdir(d))) {
+		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !unlinkat(dirfd(d), e->d_name, 0) || depth == 0)
+			continue;
+		auto_fd int sub = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		if (sub >= 0)
+			remove_files(sub, depth - 1);
+		unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+	}
 	closedir(d);
 }
 
@@ -329,7 +333,7 @@ static void undo(const struct init *in)
 				fremovexattr(root, names + i);
 	}
 	if (state >= 0 && in->made_dir) {
-		remove_files(state);
+		remove_files(state, 2);
 		rmdir(in->c->state_dir);
 	} else if (state >= 0) {
 		unlinkat(state, "state", 0);
@@ -367,6 +371,9 @@ int cmd_init(const struct cmd_line *l, const struct volume_conf *c)
 	struct init in = { .c = c, .joins = peer, .state = { .node = (uint8_t)c->self } };
 	char err[CONF_ERR_MAX];
 
+	const struct conf_node *other = peer ? conf_node_by_name(c, peer) : NULL;
+	if (peer && (!other || other->number == c->self))
+		return cmd_fail("init: --join %s: there is no other node of that name in %s: name one of its [node] sections", peer, c->file);
 	if (volume_check_caps(err, sizeof err))
 		return cmd_fail("init: %s", err);
 	int r = check_state_dir(&in);

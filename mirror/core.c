@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum {
+	LEVEL_MS = 30000,		/* for a peer to make all that it holds durable */
 	RETRY_MS = 1000,		/* between two attempts at a peer that failed, a fence, a record */
 };
 enum record_for { FOR_NOTHING = 1, FOR_REIGN = 2, FOR_SHRINK = 4, FOR_GROW = 8, FOR_EPOCH = 16, FOR_ANSWER = 32 };
@@ -68,11 +69,13 @@ static void record(struct step *s, unsigned what)
 	c->recording = true;
 	c->rec_inflight = c->rec_pending;
 	c->rec_pending = 0;
-	for (unsigned p = 1; p <= NODE_MAX; p++)
-		if (c->peer[p].answer_wait) {
-			c->peer[p].answer_wait = false;
-			c->peer[p].answer_inflight = true;
+	for (unsigned i = 0; i < (NODE_MAX + 1) * ANSWER_KINDS; i++) {
+		struct core_peer *p = &c->peer[i / ANSWER_KINDS];
+		if (p->answer[i % ANSWER_KINDS].wait) {
+			p->answer[i % ANSWER_KINDS].wait = false;
+			p->answer[i % ANSWER_KINDS].inflight = true;
 		}
+	}
 	act(s, ACT_RECORD, 0);
 }
 
@@ -187,7 +190,7 @@ static void shrink_check(struct step *s)
 	c->rec.sync_set &= (uint16_t)~gone;
 	c->shrinking = true;
 	c->shrink_durable = false;
-	c->shrink_id++;
+	c->shrink_id = ++c->set_id;
 	c->shrink_since_ms = s->e->now_ms;
 	c->shrink_wait = 0;
 	for (unsigned n = 1; n <= NODE_MAX; n++)
@@ -212,6 +215,9 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 	p->want_level = p->told_level = false;
 	p->retry_ms = s->e->now_ms + RETRY_MS;
 	c->shrink_wait &= (uint16_t)~BIT(n);
+	c->grow_wait &= (uint16_t)~BIT(n);
+	if (c->growing == n)
+		c->growing = 0;
 	reason(p, why);
 	if ((members(c) | c->ackset) & BIT(n)) {
 		if (outdated)
@@ -227,44 +233,65 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 	shrink_check(s);
 }
 
-/* ---- the sync set: joining ---- */
+/* ---- the sync set: joining ----
+ *
+ * One at a time, and not while a member is being left behind: every other member must know of the newcomer before the newcomer is told that it
+ * is level, or one of them, promoted, would acknowledge without it.
+ */
+
+static bool member_leaving(const struct core *c)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		if ((members(c) & BIT(n)) && c->peer[n].drop != DROP_NOT)
+			return true;
+	return c->shrinking;
+}
 
 static void grow_check(struct step *s)
 {
 	struct core *c = s->c;
-	if (c->role != CORE_PRIMARY)
+	unsigned n = 1;
+
+	if (c->role != CORE_PRIMARY || c->growing || member_leaving(c))
 		return;
-	for (unsigned n = 1; n <= NODE_MAX; n++) {
-		struct core_peer *p = &c->peer[n];
-		if (!p->want_level || p->drop != DROP_NOT)
-			continue;
-		p->want_level = false;
-		p->told_level = false;
-		p->state = PEER_JOINING;
-		c->rec.sync_set |= BIT(n);
-		c->rec.dropped[n] = DROPPED_NOT;
-		record(s, FOR_GROW);
-	}
+	while (n <= NODE_MAX && (!c->peer[n].want_level || c->peer[n].drop != DROP_NOT))
+		n++;
+	if (n > NODE_MAX)
+		return;
+	c->growing = n;
+	c->grow_durable = false;
+	c->grow_since_ms = s->e->now_ms;
+	c->peer[n].want_level = c->peer[n].told_level = false;
+	c->peer[n].state = PEER_JOINING;
+	c->rec.sync_set |= BIT(n);
+	c->rec.dropped[n] = DROPPED_NOT;
+	c->grow_id = ++c->set_id;
+	c->grow_wait = 0;
+	for (unsigned m = 1; m <= NODE_MAX; m++)
+		if ((members(c) & BIT(m)) && m != n) {
+			c->grow_wait |= BIT(m);
+			tell_set(s, m, c->grow_id);
+		}
+	record(s, FOR_GROW);
 }
 
-/* The larger set is durable: whoever joins counts from now on, and is told. */
-static void grow_recorded(struct step *s)
+/* The larger set is durable everywhere: the newcomer counts from now on, and is told. */
+static void grow_try(struct step *s)
 {
 	struct core *c = s->c;
-	for (unsigned n = 1; n <= NODE_MAX; n++) {
-		struct core_peer *p = &c->peer[n];
-		if (p->state != PEER_JOINING || p->told_level || !(c->rec.sync_set & BIT(n)))
-			continue;
-		p->told_level = true;
-		c->ackset |= BIT(n);
-		act(s, ACT_ACKSET, 0)->set = c->ackset;
-		c->epoch_wanted = true;
-		act(s, ACT_EPOCH_WANTED, 0);
-		for (unsigned m = 1; m <= NODE_MAX; m++)
-			if ((members(c) & BIT(m)) && c->peer[m].connected && (m == n || c->peer[m].state == PEER_LEVEL))
-				tell_set(s, m, 0);
-		send_id(s, n, FRAME_LEVEL, s->e->now_ms);
-	}
+	unsigned n = c->growing;
+
+	if (c->role != CORE_PRIMARY || !n || !c->grow_durable || c->grow_wait || member_leaving(c))
+		return;
+	c->growing = 0;
+	c->peer[n].told_level = true;
+	c->peer[n].since_ms = s->e->now_ms;
+	c->ackset |= BIT(n);
+	act(s, ACT_ACKSET, 0)->set = c->ackset;
+	c->epoch_wanted = true;
+	act(s, ACT_EPOCH_WANTED, 0);
+	tell_set(s, n, 0);
+	send_id(s, n, FRAME_LEVEL, s->e->now_ms);
 }
 
 /* ---- whom may we make follow us? ---- */
@@ -275,6 +302,7 @@ static void become_standby(struct step *s)
 	c->role = CORE_STANDBY;
 	c->ackset = 0;
 	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
+	c->growing = 0;
 	c->level = false;
 	act(s, ACT_BECOME_STANDBY, 0);
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
@@ -356,7 +384,7 @@ static bool others_answered(const struct core *c)
 		if (!(members(c) & BIT(n)))
 			continue;
 		enum lineage_relation r = relation(c, n);
-		if (!c->peer[n].answered || (c->peer[n].hello.flags & NODE_PRIMARY) || r == LINEAGE_BEHIND || r == LINEAGE_FORK)
+		if (!c->peer[n].connected || (c->peer[n].hello.flags & NODE_PRIMARY) || r == LINEAGE_BEHIND || r == LINEAGE_FORK)
 			return false;
 	}
 	return true;
@@ -736,11 +764,13 @@ static void on_msg_open(struct step *s)
 	a->keep_lost = c->discard || c->rec.keep_lost;
 }
 
-static void answer(struct step *s, unsigned n, uint8_t kind, uint64_t id)
+static void answer(struct step *s, unsigned n, enum answer_kind what, uint8_t kind, uint64_t id)
 {
 	struct core_peer *p = &s->c->peer[n];
-	p->answer = (struct msg){ .kind = kind, .record_done = { .id = id } };
-	p->answer_wait = true;
+	p->answer[what].kind = kind;
+	p->answer[what].id = id;
+	p->answer[what].inflight = false;	/* a newer one of its kind: the older one is not waited for any more */
+	p->answer[what].wait = true;
 	record(s, FOR_ANSWER);
 }
 
@@ -754,7 +784,7 @@ static void on_msg_level(struct step *s)
 	c->rec.outdated = c->presumed_outdated = false;
 	c->peer[n].state = PEER_LEVEL;
 	say(s, LVL_INFO, "role: this node is level with node %u", n);
-	answer(s, n, FRAME_LEVELLED, s->e->msg->id);
+	answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, s->e->msg->id);
 }
 
 static void on_msg_outdate(struct step *s)
@@ -767,7 +797,7 @@ static void on_msg_outdate(struct step *s)
 	c->rec.outdated = true;
 	c->level = false;
 	say(s, LVL_WARN, "role: this node is outdated: node %u goes on without it", s->e->peer);
-	answer(s, s->e->peer, FRAME_OUTDATED, s->e->msg->id);
+	answer(s, s->e->peer, ANSWER_OUTDATED, FRAME_OUTDATED, s->e->msg->id);
 }
 
 static void on_msg_record(struct step *s)
@@ -776,7 +806,7 @@ static void on_msg_record(struct step *s)
 	if (c->following != (int)s->e->peer)
 		return;
 	c->rec.sync_set = s->e->msg->record.sync_set;
-	answer(s, s->e->peer, FRAME_RECORDED, s->e->msg->record.id);
+	answer(s, s->e->peer, ANSWER_RECORDED, FRAME_RECORDED, s->e->msg->record.id);
 }
 
 /* The primary's history: as of its hello, and the epoch that it has opened between that and the stream. */
@@ -818,16 +848,22 @@ static void on_stream_epoch(struct step *s)
 
 /* ---- events: recording ---- */
 
-static void recorded_answers(struct step *s)
+/* The record under way is durable (OK): what it carried may be said; else it waits for the next one. */
+static void recorded_answers(struct step *s, bool ok)
 {
-	for (unsigned n = 1; n <= NODE_MAX; n++) {
-		struct core_peer *p = &s->c->peer[n];
-		if (!p->answer_inflight)
-			continue;
-		p->answer_inflight = false;
-		if (p->connected)
-			act(s, ACT_SEND, n)->msg = p->answer;
-	}
+	for (unsigned n = 1; n <= NODE_MAX; n++)
+		for (unsigned k = 0; k < ANSWER_KINDS; k++) {
+			struct core_peer *p = &s->c->peer[n];
+			if (!p->answer[k].inflight)
+				continue;
+			p->answer[k].inflight = false;
+			p->answer[k].wait = !ok;
+			if (!ok || !p->connected)
+				continue;
+			struct core_action *a = act(s, ACT_SEND, n);
+			a->msg.kind = p->answer[k].kind;
+			a->msg.record_done.id = p->answer[k].id;
+		}
 }
 
 static void on_recorded(struct step *s)
@@ -840,21 +876,18 @@ static void on_recorded(struct step *s)
 	if (!s->e->ok) {
 		c->rec_pending |= done;
 		c->rec_retry_ms = s->e->now_ms + RETRY_MS;
-		for (unsigned n = 1; n <= NODE_MAX; n++)
-			if (c->peer[n].answer_inflight) {
-				c->peer[n].answer_inflight = false;
-				c->peer[n].answer_wait = true;
-			}
+		recorded_answers(s, false);
 		say(s, LVL_ERROR, "state: can't record: %s: decisions and acknowledgements that need it wait", s->e->text ? s->e->text : "error");
 		return;
 	}
-	recorded_answers(s);
+	recorded_answers(s, true);
 	if ((done & FOR_REIGN) && c->role == CORE_REIGN)
 		on_reign_recorded(s);
 	if ((done & FOR_SHRINK) && c->shrinking)
 		c->shrink_durable = true;
-	if ((done & FOR_GROW) && c->role == CORE_PRIMARY)
-		grow_recorded(s);
+	if ((done & FOR_GROW) && c->growing)
+		c->grow_durable = true;
+	grow_try(s);
 	if ((done & FOR_EPOCH) && c->role == CORE_PRIMARY) {
 		c->epoch_wanted = c->epoch_asked = false;
 		act(s, ACT_EPOCH_OPEN, 0);
@@ -862,6 +895,21 @@ static void on_recorded(struct step *s)
 	shrink_check(s);
 	if (c->rec_pending)
 		record(s, 0);
+}
+
+static void on_msg_recorded(struct step *s)
+{
+	struct core *c = s->c;
+	const struct record_done *r = &s->e->msg->record_done;
+
+	if (r->err)
+		return;
+	if (c->shrinking && r->id == c->shrink_id)
+		c->shrink_wait &= (uint16_t)~BIT(s->e->peer);
+	if (c->growing && r->id == c->grow_id)
+		c->grow_wait &= (uint16_t)~BIT(s->e->peer);
+	shrink_check(s);
+	grow_try(s);
 }
 
 static void on_want_epoch(struct step *s)
@@ -898,6 +946,8 @@ static void tick_drop(struct step *s, unsigned n)
 	}
 	if (c->shrinking && (c->shrink_wait & BIT(n)) && s->e->now_ms - c->shrink_since_ms > c->cfg.peer_timeout_ms)
 		peer_lost(s, n, "it did not confirm the smaller sync set in time", false);
+	if (c->growing && (c->grow_wait & BIT(n)) && s->e->now_ms - c->grow_since_ms > c->cfg.peer_timeout_ms)
+		peer_lost(s, n, "it did not confirm the larger sync set in time", false);
 }
 
 static void tick_primary(struct step *s, unsigned n)
@@ -919,6 +969,8 @@ static void tick_primary(struct step *s, unsigned n)
 		peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
 	else if (p->state == PEER_OPENING && s->e->now_ms - p->since_ms > 10 * (uint64_t)c->cfg.peer_timeout_ms)
 		peer_lost(s, n, "its stream did not open in time", false);
+	else if (p->state == PEER_JOINING && p->told_level && s->e->now_ms - p->since_ms > LEVEL_MS)
+		peer_lost(s, n, "it did not answer that it is level", false);
 	else if (p->state == PEER_STREAMING && p->applied_seq >= p->stream_target) {
 		p->want_level = true;
 		grow_check(s);
@@ -948,8 +1000,9 @@ static void on_tick(struct step *s)
 		if (c->role == CORE_PRIMARY)
 			tick_primary(s, n);
 	}
-	grow_check(s);
 	shrink_check(s);
+	grow_check(s);
+	grow_try(s);
 	try_resume(s);
 	if (c->rec_pending)
 		record(s, 0);
@@ -1074,11 +1127,7 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_MSG_OUTDATE: on_msg_outdate(&s); break;
 	case EV_MSG_OUTDATED: on_outdated(&s); break;
 	case EV_MSG_RECORD: on_msg_record(&s); break;
-	case EV_MSG_RECORDED:
-		if (c->shrinking && e->msg->record_done.id == c->shrink_id && !e->msg->record_done.err)
-			c->shrink_wait &= (uint16_t)~BIT(e->peer);
-		shrink_check(&s);
-		break;
+	case EV_MSG_RECORDED: on_msg_recorded(&s); break;
 	case EV_MSG_LEVEL: on_msg_level(&s); break;
 	case EV_MSG_LEVELLED: on_levelled(&s); break;
 	case EV_RECORDED: on_recorded(&s); break;

@@ -44,6 +44,8 @@ enum peer_state { PEER_DOWN, PEER_READY, PEER_REFUSED, PEER_OPENING, PEER_STREAM
 /* A member of the sync set that is being left behind. */
 enum drop_state { DROP_NOT, DROP_ASKED, DROP_FENCING, DROP_RETRY, DROP_DONE };
 
+enum answer_kind { ANSWER_RECORDED, ANSWER_LEVELLED, ANSWER_OUTDATED, ANSWER_KINDS };
+
 struct core_peer {
 	enum peer_state state;
 	enum drop_state drop;
@@ -60,8 +62,8 @@ struct core_peer {
 	bool told_level;			/* JOINING: the larger set is durable, it counts, LEVEL was sent */
 	bool no_stream;				/* the queue doesn't hold what it lacks after all */
 	uint64_t retry_ms;			/* no new attempt before */
-	bool answer_wait, answer_inflight;	/* standby: ANSWER goes out when the record is durable */
-	struct msg answer;
+	/* standby: answers that go out when what they say is durable, by kind: waiting for a record, or for the one under way */
+	struct { bool wait, inflight; uint8_t kind; uint64_t id; } answer[ANSWER_KINDS];
 	char reason[REASON_MAX];		/* why it is refused or was dropped */
 };
 
@@ -165,6 +167,11 @@ struct core {
 	uint16_t shrink_wait;			/* members that have not confirmed it */
 	bool shrink_durable;			/* ... and is, here */
 	uint64_t shrink_id, shrink_since_ms;
+	unsigned growing;			/* node that joins; 0 = none */
+	bool grow_durable;
+	uint16_t grow_wait;			/* members that have not confirmed the larger set */
+	uint64_t grow_id, grow_since_ms;
+	uint64_t set_id;			/* number of the last set that was told to members */
 	bool epoch_wanted;			/* opens with the next change */
 	bool epoch_asked;			/* a change is waiting for it */
 	/* promotion */

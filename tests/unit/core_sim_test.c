@@ -1,0 +1,658 @@
+/*
+ * The decision core under a simulated world: two to four nodes, their disks, links and streams, and people who promote, demote, cut, crash and restart
+ * at random, all from one seed. Time, messages and records are the simulator's; the cores are the real ones.
+ *
+ * Promises:
+ *  - an acknowledged operation is on every node that is promoted without force, whatever was cut or crashed before;
+ *  - no operation is acknowledged by a node while another one has begun a newer reign;
+ *  - when everything is healed, a primary comes to have all others level (nothing is stuck).
+ *
+ * The fence is a power switch: `outdate` and `stop` kill the node, when they succeed. People say --fenced only of a node that is dead.
+ * SEEDS=n runs so many (default 300), SEED=s one, with a trace when TRACE is set.
+ */
+#include <check.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "mirror/core.h"
+
+enum { N_MAX = 4, HIST_MAX = 4096, MSGS_MAX = 4096, STEP_MS = 5, RUN_MS = 60000, HEAL_MS = 40000 };
+
+struct sop { uint32_t id; struct epoch epoch; };	/* id 0: an epoch begins */
+struct simmsg { bool used; unsigned from, to; uint64_t due, order; struct msg m; int what; };
+struct sstream { bool open, full, comparing; unsigned to; uint64_t at; uint64_t compare_due; };
+struct simnode {
+	bool alive, primary, recording, forced;
+	struct core c;
+	struct state disk, snap;
+	uint64_t rec_due, instance, from_instance, from_seq, born;
+	struct sop hist[HIST_MAX];
+	uint32_t len, reign_start;
+	uint64_t stall_until;			/* its stream waits for a record */
+	bool stream_epoch;
+	uint16_t ackset;
+	bool want_epoch;
+	uint32_t acked;				/* prefix of hist that was acknowledged */
+	struct sstream out[N_MAX + 1];		/* to peer */
+	uint64_t fence_due[N_MAX + 1];
+	bool fence_ok[N_MAX + 1];
+	uint64_t heard[N_MAX + 1];
+};
+static struct {
+	unsigned n;
+	uint64_t now, rng, order;
+	uint32_t next_op;
+	struct simnode node[N_MAX + 1];
+	bool cut[N_MAX + 1][N_MAX + 1], conn[N_MAX + 1][N_MAX + 1];
+	uint64_t redial[N_MAX + 1][N_MAX + 1];
+	struct simmsg msgs[MSGS_MAX];
+	uint8_t acked[1 << 20];			/* by op id */
+	bool healing, trace, hook;
+	char fault[400];
+} W;
+
+static uint64_t rnd(void)
+{
+	W.rng ^= W.rng << 13;
+	W.rng ^= W.rng >> 7;
+	W.rng ^= W.rng << 17;
+	return W.rng;
+}
+static bool chance(unsigned per_million) { return rnd() % 1000000 < per_million; }
+
+static void trace(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void trace(const char *fmt, ...)
+{
+	va_list ap;
+	if (!W.trace)
+		return;
+	va_start(ap, fmt);
+	printf("%7llu ", (unsigned long long)W.now);
+	vprintf(fmt, ap);
+	printf("\n");
+	va_end(ap);
+}
+
+static void violation(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void violation(const char *fmt, ...)
+{
+	va_list ap;
+	if (W.fault[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(W.fault, sizeof W.fault, fmt, ap);
+	va_end(ap);
+	trace("VIOLATION %s", W.fault);
+}
+
+static void event(unsigned i, struct core_event *e);
+
+static void post(unsigned from, unsigned to, const struct msg *m)
+{
+	if (!W.conn[from][to])
+		return;
+	for (unsigned k = 0; k < MSGS_MAX; k++)
+		if (!W.msgs[k].used) {
+			W.msgs[k] = (struct simmsg){ .used = true, .from = from, .to = to, .due = W.now + 1 + rnd() % 4, .order = W.order++, .m = *m };
+			return;
+		}
+	violation("too many messages");
+}
+
+static void disconnect(unsigned a, unsigned b, const char *why)
+{
+	if (!W.conn[a][b])
+		return;
+	W.conn[a][b] = W.conn[b][a] = false;
+	W.redial[a][b] = W.redial[b][a] = W.now + 100 + rnd() % 100;
+	for (unsigned k = 0; k < MSGS_MAX; k++)
+		if (W.msgs[k].used && ((W.msgs[k].from == a && W.msgs[k].to == b) || (W.msgs[k].from == b && W.msgs[k].to == a)))
+			W.msgs[k].used = false;
+	W.node[a].out[b].open = W.node[b].out[a].open = false;
+	for (unsigned k = 0; k < 2; k++) {
+		unsigned x = k ? b : a, y = k ? a : b;
+		struct core_event e = { .type = EV_PEER_DOWN, .peer = y, .text = why };
+		if (W.node[x].alive)
+			event(x, &e);
+	}
+}
+
+static void crash(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	if (!s->alive)
+		return;
+	trace("node %u crashes", i);
+	s->alive = s->primary = s->recording = false;
+	memset(s->out, 0, sizeof s->out);
+	memset(s->fence_due, 0, sizeof s->fence_due);
+	for (unsigned j = 1; j <= W.n; j++)
+		if (j != i)
+			disconnect(i, j, "died");
+}
+
+static void start(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	struct core_config cfg = { .node = i, .fence = W.hook ? FENCE_HOOK : FENCE_NONE, .start_last = i & 1, .peer_timeout_ms = 500,
+				   .congestion_timeout_ms = 2000 };
+	struct core_event e = { .type = EV_START };
+
+	for (unsigned j = 1; j <= W.n; j++)
+		if (j != i)
+			cfg.peers |= (uint16_t)(1u << j);
+	trace("node %u starts", i);
+	s->alive = true;
+	s->instance = rnd();
+	s->from_instance = 0;
+	s->ackset = 0;
+	s->want_epoch = s->forced = false;
+	s->born = W.now;
+	core_init(&s->c, &cfg, &s->disk, false);
+	event(i, &e);
+}
+
+static bool on_disk_everything_acked(const struct simnode *s, uint32_t *missing)
+{
+	static uint8_t have[1 << 20];
+	memset(have, 0, W.next_op + 1);
+	for (uint32_t k = 0; k < s->len; k++)
+		have[s->hist[k].id] = 1;
+	for (uint32_t id = 1; id < W.next_op; id++)
+		if (W.acked[id] && !have[id]) {
+			*missing = id;
+			return false;
+		}
+	return true;
+}
+
+static void append(struct simnode *s, uint32_t id, struct epoch ep)
+{
+	if (s->len < HIST_MAX)
+		s->hist[s->len++] = (struct sop){ id, ep };
+}
+
+static void action(unsigned i, const struct core_action *a)
+{
+	struct simnode *s = &W.node[i];
+	struct core_event e = { 0 };
+	uint32_t missing;
+
+	switch (a->type) {
+	case ACT_LOG: trace("  %u: %s", i, a->text); break;
+	case ACT_RECORD:
+		s->recording = true;
+		s->snap = s->c.rec;
+		s->rec_due = W.now + 1 + rnd() % 5 + (chance(20000) ? 300 : 0);
+		break;
+	case ACT_SEND: post(i, a->peer, &a->msg); break;
+	case ACT_RESET: disconnect(i, a->peer, a->text); break;
+	case ACT_OPEN: {
+		struct msg m = { .kind = FRAME_OPEN };
+		m.open = (struct open_msg){ .from_seq = a->full ? s->len : a->from_seq, .mode = a->full ? OPEN_FULL : OPEN_STREAM,
+					    .epoch = state_epoch(&s->c.rec) };
+		s->out[a->peer] = (struct sstream){ .full = a->full, .at = m.open.from_seq };
+		post(i, a->peer, &m);
+		break;
+	}
+	case ACT_CLOSE: s->out[a->peer].open = false; break;
+	case ACT_COMPARE:
+		s->out[a->peer].comparing = true;
+		s->out[a->peer].compare_due = W.now + 20 + rnd() % 1000;
+		break;
+	case ACT_FOLLOW:
+		s->from_instance = W.node[a->peer].instance;
+		s->from_seq = a->msg.open.from_seq;
+		if (a->msg.open.mode == OPEN_FULL) {
+			e = (struct core_event){ .type = EV_COMPARING, .flag = true };
+			event(i, &e);
+			s->stall_until = UINT64_MAX;	/* until recorded */
+		}
+		W.node[a->peer].out[i].open = W.conn[i][a->peer];
+		e = (struct core_event){ .type = EV_STREAM_UP, .peer = i };
+		event(a->peer, &e);
+		break;
+	case ACT_REFUSE:
+		e = (struct core_event){ .type = EV_OPEN_REFUSED, .peer = i, .text = a->text };
+		event(a->peer, &e);
+		break;
+	case ACT_UNFOLLOW: W.node[a->peer].out[i].open = false; break;
+	case ACT_FENCE:
+		s->fence_due[a->peer] = W.now + 50 + rnd() % 300;
+		s->fence_ok[a->peer] = !chance(200000);
+		break;
+	case ACT_DRAIN:
+		for (unsigned j = 1; j <= W.n; j++)
+			W.node[j].out[i].open = false;
+		e = (struct core_event){ .type = EV_DRAINED, .lsn = s->len };
+		event(i, &e);
+		break;
+	case ACT_ACKSET: s->ackset = a->set; break;
+	case ACT_BECOME_PRIMARY:
+		trace("node %u becomes primary, reign %llu", i, (unsigned long long)state_epoch(&s->c.rec).reign);
+		if (!s->forced && !on_disk_everything_acked(s, &missing))
+			violation("node %u is promoted without op %u, which was acknowledged", i, missing);
+		s->primary = true;
+		s->want_epoch = false;
+		append(s, 0, state_epoch(&s->c.rec));
+		s->reign_start = s->len;
+		s->acked = s->len;
+		break;
+	case ACT_BECOME_STANDBY: s->primary = false; break;
+	case ACT_EPOCH_OPEN:
+		if (!a->flag)
+			append(s, 0, state_epoch(&s->c.rec));
+		s->want_epoch = false;
+		break;
+	case ACT_EPOCH_WANTED: s->want_epoch = true; break;
+	case ACT_PROMOTED: trace("  %u: promotion: %s", i, a->text); break;
+	}
+}
+
+static void event(unsigned i, struct core_event *e)
+{
+	struct simnode *s = &W.node[i];
+	struct core_actions *out;
+
+	if (!s->alive || W.fault[0])
+		return;
+	out = malloc(sizeof *out);
+	e->now_ms = W.now + 1000000;
+	e->random = rnd();
+	e->instance = s->instance;
+	e->queue_first = s->reign_start;
+	e->queue_last = s->len;
+	core_step(&s->c, e, out);
+	for (unsigned k = 0; k < out->n && s->alive; k++)
+		action(i, &out->a[k]);
+	free(out);
+}
+
+/* ---- the world moves ---- */
+
+static void make_hello(unsigned i, struct hello *h)
+{
+	struct simnode *s = &W.node[i];
+	memset(h, 0, sizeof *h);
+	h->flags = core_flags(&s->c);
+	h->epoch = state_epoch(&s->c.rec);
+	h->instance = s->instance;
+	h->from_instance = s->c.rec.inconsistent ? 0 : s->from_instance;
+	h->from_seq = s->from_seq;
+	h->sync_set = s->c.rec.sync_set;
+	h->nlineage = s->c.rec.nlineage;
+	memcpy(h->lineage, s->c.rec.lineage, sizeof h->lineage);
+}
+
+static void move_links(void)
+{
+	for (unsigned a = 1; a <= W.n; a++)
+		for (unsigned b = a + 1; b <= W.n; b++) {
+			bool can = W.node[a].alive && W.node[b].alive && !W.cut[a][b];
+			if (W.conn[a][b]) {
+				if (can)
+					W.node[a].heard[b] = W.node[b].heard[a] = W.now;
+				continue;		/* a cut link is noticed by silence */
+			}
+			if (!can || W.now < W.redial[a][b])
+				continue;
+			static struct hello ha, hb;
+			make_hello(a, &ha);
+			make_hello(b, &hb);
+			W.conn[a][b] = W.conn[b][a] = true;
+			W.node[a].heard[b] = W.node[b].heard[a] = W.now;
+			struct core_event ea = { .type = EV_PEER_UP, .peer = b, .hello = &hb }, eb = { .type = EV_PEER_UP, .peer = a, .hello = &ha };
+			event(a, &ea);
+			if (W.conn[a][b])
+				event(b, &eb);
+		}
+}
+
+static void deliver(struct simmsg *m)
+{
+	struct core_event e = { .peer = m->from, .msg = &m->m };
+	switch (m->m.kind) {
+	case FRAME_OPEN: e.type = EV_MSG_OPEN; break;
+	case FRAME_OUTDATE: e.type = EV_MSG_OUTDATE; break;
+	case FRAME_OUTDATED: e.type = EV_MSG_OUTDATED; break;
+	case FRAME_RECORD: e.type = EV_MSG_RECORD; break;
+	case FRAME_RECORDED: e.type = EV_MSG_RECORDED; break;
+	case FRAME_LEVEL: e.type = EV_MSG_LEVEL; break;
+	case FRAME_LEVELLED: e.type = EV_MSG_LEVELLED; break;
+	default: return;
+	}
+	event(m->to, &e);
+}
+
+static void move_messages(void)
+{
+	for (;;) {
+		struct simmsg *best = NULL;
+		for (unsigned k = 0; k < MSGS_MAX; k++) {
+			struct simmsg *m = &W.msgs[k];
+			if (m->used && m->due <= W.now && !W.cut[m->from][m->to] && (!best || m->order < best->order))
+				best = m;
+		}
+		if (!best)
+			return;
+		struct simmsg m = *best;
+		best->used = false;
+		deliver(&m);
+	}
+}
+
+static void move_disk(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	if (s->alive && s->recording && W.now >= s->rec_due) {
+		s->disk = s->snap;
+		s->recording = false;
+		s->stall_until = 0;
+		struct core_event e = { .type = EV_RECORDED, .ok = true };
+		event(i, &e);
+	}
+	for (unsigned p = 1; p <= W.n; p++)
+		if (s->alive && s->fence_due[p] && W.now >= s->fence_due[p]) {
+			s->fence_due[p] = 0;
+			if (s->fence_ok[p])
+				crash(p);
+			struct core_event e = { .type = EV_FENCED, .peer = p, .ok = s->fence_ok[p] };
+			event(i, &e);
+		}
+}
+
+static void move_stream(unsigned i, unsigned p)
+{
+	struct simnode *s = &W.node[i], *t = &W.node[p];
+	struct sstream *o = &s->out[p];
+
+	if (!s->alive || !t->alive || !o->open || W.cut[i][p] || t->stall_until)
+		return;
+	if (o->full && o->comparing && W.now >= o->compare_due) {
+		o->comparing = o->full = false;
+		memcpy(t->hist, s->hist, sizeof t->hist);
+		t->len = s->len;
+		o->at = t->from_seq = s->len;
+		struct core_event e = { .type = EV_COMPARING, .flag = false };
+		event(p, &e);
+		struct core_event d = { .type = EV_COMPARED, .peer = p, .ok = true };
+		event(i, &d);
+		return;
+	}
+	if (o->full)
+		return;
+	for (unsigned k = 0; k < 3 && o->open && o->at < s->len && !t->stall_until; k++) {
+		struct sop *op = &s->hist[o->at];
+		t->len = (uint32_t)o->at;
+		append(t, op->id, op->epoch);
+		t->from_seq = ++o->at;
+		if (!op->id) {
+			struct core_event e = { .type = EV_STREAM_EPOCH, .epoch = op->epoch, .lsn = o->at };
+			t->stall_until = UINT64_MAX;
+			event(p, &e);
+		}
+	}
+}
+
+static void acknowledge(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	if (!s->alive || !s->primary || s->want_epoch)
+		return;
+	uint64_t upto = s->len;
+	for (unsigned p = 1; p <= W.n; p++)
+		if ((s->ackset & 1u << p) && s->out[p].at < upto)
+			upto = s->out[p].open && !s->out[p].full ? s->out[p].at : s->acked;
+	for (; s->acked < upto; s->acked++) {
+		uint32_t id = s->hist[s->acked].id;
+		if (!id)
+			continue;
+		W.acked[id] = 1;
+		for (unsigned j = 1; j <= W.n; j++)
+			if (j != i && W.node[j].alive && W.node[j].primary && !W.node[j].forced && !s->forced &&
+			    state_epoch(&W.node[j].c.rec).reign > state_epoch(&s->c.rec).reign)
+				violation("node %u acknowledges op %u while node %u reigns", i, id, j);
+	}
+}
+
+static void work(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	if (!s->alive || !s->primary || s->len >= HIST_MAX - 2 || chance(700000))
+		return;
+	if (s->want_epoch) {
+		struct core_event e = { .type = EV_WANT_EPOCH, .lsn = s->len };
+		event(i, &e);
+		return;
+	}
+	append(s, W.next_op++, (struct epoch){ 0 });
+}
+
+static void tick(unsigned i)
+{
+	uint64_t heard[NODE_MAX + 1] = { 0 }, recv[NODE_MAX + 1] = { 0 }, progress[NODE_MAX + 1] = { 0 };
+	bool outstanding[NODE_MAX + 1] = { 0 };
+	struct simnode *s = &W.node[i];
+	for (unsigned p = 1; p <= W.n; p++) {
+		heard[p] = s->heard[p] + 1000000;
+		recv[p] = s->out[p].open && !s->out[p].full ? s->out[p].at : 0;
+		progress[p] = recv[p] + (s->out[p].full ? W.now : 0);
+		outstanding[p] = s->out[p].open && recv[p] < s->len;
+	}
+	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .recv_seq = recv, .applied_seq = recv, .progress = progress, .outstanding = outstanding };
+	event(i, &e);
+}
+
+static bool any_primary(void)
+{
+	for (unsigned i = 1; i <= W.n; i++)
+		if (W.node[i].alive && (W.node[i].primary || W.node[i].c.role != CORE_STANDBY))
+			return true;
+	return false;
+}
+
+/* Is it true that whoever may still acknowledge as primary is dead? */
+static bool truly_fenced(unsigned i)
+{
+	for (unsigned j = 1; j <= W.n; j++)
+		if (j != i && W.node[j].alive && (W.node[j].primary || W.node[j].c.role != CORE_STANDBY))
+			return false;
+	return true;
+}
+
+static void promote(unsigned i, bool fenced, bool force)
+{
+	struct core_event e = { .type = EV_PROMOTE, .fenced = fenced, .force = force };
+	trace("person promotes %u%s%s", i, fenced ? " --fenced" : "", force ? " --force" : "");
+	if (W.node[i].alive && W.node[i].c.role == CORE_STANDBY)
+		W.node[i].forced = force;
+	event(i, &e);
+}
+
+static void demote(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	if (!s->alive || !s->primary)
+		return;
+	for (unsigned p = 1; p <= W.n; p++)
+		if ((s->ackset & 1u << p) && (!s->out[p].open || s->out[p].full || s->out[p].at < s->len))
+			return;			/* the handover would have to wait */
+	struct core_event e = { .type = EV_DEMOTED, .lsn = s->len };
+	for (unsigned p = 1; p <= W.n; p++)
+		if ((s->ackset & 1u << p) && s->out[p].open) {
+			struct core_event h = { .type = EV_STREAM_HANDOVER };
+			event(p, &h);
+		}
+	trace("person demotes %u", i);
+	event(i, &e);
+}
+
+static void people(void)
+{
+	unsigned i = 1 + (unsigned)(rnd() % W.n), j = 1 + (unsigned)(rnd() % W.n);
+
+	if (chance(3000))
+		crash(i);
+	if (chance(6000) && !W.node[j].alive)
+		start(j);
+	if (chance(3000) && i != j) {
+		W.cut[i][j] = W.cut[j][i] = !W.cut[i][j];
+		trace("link %u-%u %s", i, j, W.cut[i][j] ? "cut" : "heals");
+	}
+	if (chance(5000))
+		promote(j, truly_fenced(j), false);
+	if (chance(1500))
+		demote(i);
+	if (chance(1000) && W.node[i].alive) {
+		struct core_event e = { .type = EV_DISCARD };
+		event(i, &e);
+	}
+}
+
+static void step(void)
+{
+	W.now += STEP_MS;
+	if (!W.healing)
+		people();
+	move_links();
+	move_messages();
+	for (unsigned i = 1; i <= W.n; i++) {
+		move_disk(i);
+		for (unsigned p = 1; p <= W.n; p++)
+			if (p != i)
+				move_stream(i, p);
+		work(i);
+		acknowledge(i);
+		if (W.now % 20 == 0)
+			tick(i);
+	}
+}
+
+static bool all_level(void)
+{
+	unsigned prim = 0;
+	for (unsigned i = 1; i <= W.n; i++)
+		if (W.node[i].primary)
+			prim = prim ? 99 : i;
+	if (!prim || prim == 99)
+		return false;
+	for (unsigned i = 1; i <= W.n; i++)
+		if (i != prim && W.node[prim].c.peer[i].state != PEER_LEVEL)
+			return false;
+	return true;
+}
+
+/* After all the trouble: everything works again, people do what the messages ask for; then all must become level. */
+static void heal(void)
+{
+	uint64_t end = W.now + HEAL_MS, next = W.now + 3000;
+	W.healing = true;
+	memset(W.cut, 0, sizeof W.cut);
+	for (unsigned i = 1; i <= W.n; i++)
+		if (!W.node[i].alive)
+			start(i);
+	while (W.now < end && !all_level() && !W.fault[0]) {
+		step();
+		if (W.now < next)
+			continue;
+		next = W.now + 3000;
+		for (unsigned i = 1; i <= W.n; i++)
+			if (!W.node[i].alive)
+				start(i);		/* fenced meanwhile */
+		if (!any_primary()) {
+			for (unsigned i = 1; i <= W.n && !any_primary(); i++)
+				promote(i, true, false);
+			for (unsigned i = 1; i <= W.n && !any_primary() && W.now > end - HEAL_MS / 2; i++)
+				promote(i, true, true);
+		}
+		unsigned seen = 0;
+		for (unsigned i = 1; i <= W.n; i++)
+			if (W.node[i].primary && seen++)
+				demote(i);
+		for (unsigned i = 1; i <= W.n; i++)
+			if (!W.node[i].primary && W.node[i].alive && any_primary()) {
+				bool refused = false;
+				for (unsigned p = 1; p <= W.n; p++)
+					refused |= W.node[p].primary && W.node[p].c.peer[i].state == PEER_REFUSED;
+				struct core_event e = { .type = EV_DISCARD };
+				if (refused)
+					event(i, &e);
+			}
+	}
+	if (!W.fault[0] && !all_level())
+		violation("not all level %d s after everything healed", HEAL_MS / 1000);
+}
+
+static bool run_seed(uint64_t seed)
+{
+	bool tr = getenv("TRACE");
+	memset(&W, 0, sizeof W);
+	W.trace = tr;
+	W.rng = seed * 0x9E3779B97F4A7C15ull + 1;
+	W.next_op = 1;
+	W.now = 1000;
+	for (int k = 0; k < 10; k++)
+		rnd();
+	W.n = 2 + (unsigned)(seed % 3);
+	W.hook = true;
+	for (unsigned i = 1; i <= W.n; i++) {
+		W.node[i].disk.node = (uint8_t)i;
+		if (i > 1)
+			W.node[i].disk.inconsistent = true;	/* joined */
+		start(i);
+	}
+	promote(1, false, false);
+	while (W.now < RUN_MS && !W.fault[0])
+		step();
+	if (!W.fault[0])
+		heal();
+	if (W.fault[0])
+		fprintf(stderr, "seed %llu (%u nodes): %s\n", (unsigned long long)seed, W.n, W.fault);
+	return !W.fault[0];
+}
+
+START_TEST(random_worlds)
+{
+	const char *one = getenv("SEED"), *many = getenv("SEEDS");
+	uint64_t first = one ? strtoull(one, NULL, 10) : (uint64_t)time(NULL) * 1000, n = one ? 1 : many ? strtoull(many, NULL, 10) : 300;
+	unsigned bad = 0;
+
+	printf("# seeds %llu..%llu\n", (unsigned long long)first, (unsigned long long)(first + n - 1));
+	for (uint64_t s = first; s < first + n; s++)
+		bad += !run_seed(s);
+	ck_assert_msg(!bad, "%u of %llu worlds broke a promise", bad, (unsigned long long)n);
+}
+END_TEST
+
+/* A core that counts nobody, and one that takes anybody, must be caught: the simulator is no rubber stamp. */
+START_TEST(lineages)
+{
+	struct lineage_entry a[3] = { { { 1, 11, 1 }, 5 }, { { 2, 22, 1 }, 9 }, { { 3, 33, 2 }, UINT64_MAX } };
+	struct lineage_entry fork[3] = { { { 1, 11, 1 }, 5 }, { { 2, 22, 1 }, 9 }, { { 3, 44, 1 }, UINT64_MAX } };
+	ck_assert_int_eq(lineage_compare(a, 3, a, 3), LINEAGE_SAME);
+	ck_assert_int_eq(lineage_compare(a, 2, a, 3), LINEAGE_BEHIND);
+	ck_assert_int_eq(lineage_compare(a, 3, a, 2), LINEAGE_AHEAD);
+	ck_assert_int_eq(lineage_compare(a, 3, fork, 3), LINEAGE_FORK);
+	ck_assert_int_eq(lineage_compare(a, 3, fork, 0), LINEAGE_NEW);
+	ck_assert_int_eq(lineage_compare(a, 0, fork, 3), LINEAGE_BLANK);
+	ck_assert_int_eq(lineage_compare(a, 2, fork, 3), LINEAGE_BEHIND);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("core_sim");
+	TCase *t = tcase_create("worlds");
+	tcase_set_timeout(t, 300);
+	tcase_add_test(t, lineages);
+	tcase_add_test(t, random_worlds);
+	suite_add_tcase(s, t);
+	SRunner *r = srunner_create(s);
+	srunner_run_all(r, CK_ENV);
+	int bad = srunner_ntests_failed(r);
+	srunner_free(r);
+	return bad != 0;
+}

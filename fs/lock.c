@@ -99,7 +99,7 @@ static bool adjoin(const struct lock_range *a, const struct lock_range *b)
 
 static bool conflicts(const struct held *h, struct lock_owner o, const struct lock_range *want)
 {
-	return overlap(&h->r, want) && (h->r.mode == LOCK_WRITE || want->mode == LOCK_WRITE) && !same_owner(h->o, o);
+	return overlap(&h->r, want) && (h->r.mode == LOCK_EXCLUSIVE || want->mode == LOCK_EXCLUSIVE) && !same_owner(h->o, o);
 }
 
 static struct held *conflict_of(const struct locked *on, struct lock_owner o, const struct lock_range *want)

@@ -17,7 +17,7 @@
 enum { LOCK_TABLE_MAX = 1 << 20 };
 
 enum lock_kind { LOCK_POSIX_RANGE, LOCK_WHOLE };	/* fcntl, flock */
-enum lock_mode { LOCK_READ, LOCK_WRITE };
+enum lock_mode { LOCK_SHARED, LOCK_EXCLUSIVE };
 
 struct lock_owner {
 	uint32_t front;			/* enum call_origin */

@@ -30,7 +30,7 @@ static struct lock_range whole(enum lock_mode m)
 static int set(uint64_t k, struct lock_range r) { return lock_set(t, 7, own(k), &r); }
 static void clear(uint64_t k, uint64_t s, uint64_t e)
 {
-	struct lock_range r = rng(LOCK_READ, s, e);
+	struct lock_range r = rng(LOCK_SHARED, s, e);
 
 	ck_assert_int_eq(lock_clear(t, 7, own(k), &r), 0);
 }
@@ -49,51 +49,51 @@ static int wait_on(uint64_t id, uint64_t k, struct lock_range r, uint64_t *ticke
 
 START_TEST(readers_share_writers_exclude)
 {
-	struct lock_range f, w = rng(LOCK_WRITE, 5, 5);
+	struct lock_range f, w = rng(LOCK_EXCLUSIVE, 5, 5);
 
-	ck_assert_int_eq(set(1, rng(LOCK_READ, 0, 9)), 0);
-	ck_assert_int_eq(set(2, rng(LOCK_READ, 5, 20)), 0);
-	ck_assert_int_eq(set(3, rng(LOCK_WRITE, 9, 9)), -EAGAIN);
+	ck_assert_int_eq(set(1, rng(LOCK_SHARED, 0, 9)), 0);
+	ck_assert_int_eq(set(2, rng(LOCK_SHARED, 5, 20)), 0);
+	ck_assert_int_eq(set(3, rng(LOCK_EXCLUSIVE, 9, 9)), -EAGAIN);
 	ck_assert_int_eq(lock_test(t, 7, own(3), &w, &f), 0);
 	ck_assert_uint_eq(f.start, 0);
 	ck_assert_uint_eq(f.end, 9);
 	ck_assert_int_eq(lock_test(t, 8, own(3), &w, &f), -ENOENT);
-	ck_assert_int_eq(set(3, rng(LOCK_WRITE, 21, UINT64_MAX)), 0);
-	ck_assert_int_eq(set(1, rng(LOCK_READ, UINT64_MAX, UINT64_MAX)), -EAGAIN);
+	ck_assert_int_eq(set(3, rng(LOCK_EXCLUSIVE, 21, UINT64_MAX)), 0);
+	ck_assert_int_eq(set(1, rng(LOCK_SHARED, UINT64_MAX, UINT64_MAX)), -EAGAIN);
 }
 END_TEST
 
 START_TEST(own_ranges_merge_and_split)
 {
-	struct lock_range f, all = rng(LOCK_WRITE, 0, UINT64_MAX);
+	struct lock_range f, all = rng(LOCK_EXCLUSIVE, 0, UINT64_MAX);
 
-	ck_assert_int_eq(set(1, rng(LOCK_WRITE, 10, 19)), 0);
-	ck_assert_int_eq(set(1, rng(LOCK_WRITE, 20, 29)), 0);
+	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 10, 19)), 0);
+	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 20, 29)), 0);
 	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f), 0);
 	ck_assert_uint_eq(f.start, 10);
 	ck_assert_uint_eq(f.end, 29);
 	clear(1, 15, 24);
 	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f), 0);
 	ck_assert_uint_eq(f.end, 14);
-	ck_assert_int_eq(set(2, rng(LOCK_WRITE, 15, 24)), 0);
-	ck_assert_int_eq(set(2, rng(LOCK_WRITE, 25, 25)), -EAGAIN);
+	ck_assert_int_eq(set(2, rng(LOCK_EXCLUSIVE, 15, 24)), 0);
+	ck_assert_int_eq(set(2, rng(LOCK_EXCLUSIVE, 25, 25)), -EAGAIN);
 	/* A read lock in the middle of a write lock. */
-	ck_assert_int_eq(set(1, rng(LOCK_READ, 11, 12)), 0);
-	ck_assert_int_eq(set(3, rng(LOCK_READ, 11, 12)), 0);
-	ck_assert_int_eq(set(3, rng(LOCK_READ, 10, 10)), -EAGAIN);
-	ck_assert_int_eq(set(3, rng(LOCK_READ, 13, 13)), -EAGAIN);
+	ck_assert_int_eq(set(1, rng(LOCK_SHARED, 11, 12)), 0);
+	ck_assert_int_eq(set(3, rng(LOCK_SHARED, 11, 12)), 0);
+	ck_assert_int_eq(set(3, rng(LOCK_SHARED, 10, 10)), -EAGAIN);
+	ck_assert_int_eq(set(3, rng(LOCK_SHARED, 13, 13)), -EAGAIN);
 }
 END_TEST
 
 START_TEST(flock_and_fcntl_do_not_meet)
 {
-	ck_assert_int_eq(set(1, whole(LOCK_WRITE)), 0);
-	ck_assert_int_eq(set(2, rng(LOCK_WRITE, 0, UINT64_MAX)), 0);
-	ck_assert_int_eq(set(2, whole(LOCK_READ)), -EAGAIN);
+	ck_assert_int_eq(set(1, whole(LOCK_EXCLUSIVE)), 0);
+	ck_assert_int_eq(set(2, rng(LOCK_EXCLUSIVE, 0, UINT64_MAX)), 0);
+	ck_assert_int_eq(set(2, whole(LOCK_SHARED)), -EAGAIN);
 	lock_drop_owner(t, 7, own(1), LOCK_POSIX_RANGE);
-	ck_assert_int_eq(set(2, whole(LOCK_READ)), -EAGAIN);
+	ck_assert_int_eq(set(2, whole(LOCK_SHARED)), -EAGAIN);
 	lock_drop_owner(t, 7, own(1), LOCK_WHOLE);
-	ck_assert_int_eq(set(2, whole(LOCK_READ)), 0);
+	ck_assert_int_eq(set(2, whole(LOCK_SHARED)), 0);
 }
 END_TEST
 
@@ -101,13 +101,13 @@ START_TEST(flock_conversion_gives_up_first)
 {
 	uint64_t w;
 
-	ck_assert_int_eq(set(1, whole(LOCK_READ)), 0);
-	ck_assert_int_eq(set(2, whole(LOCK_READ)), 0);
-	ck_assert_int_eq(set(1, whole(LOCK_WRITE)), -EAGAIN);	/* and loses its read lock */
-	ck_assert_int_eq(set(2, whole(LOCK_WRITE)), 0);
-	ck_assert_int_eq(wait_on(7, 1, whole(LOCK_READ), &w), -EINPROGRESS);
+	ck_assert_int_eq(set(1, whole(LOCK_SHARED)), 0);
+	ck_assert_int_eq(set(2, whole(LOCK_SHARED)), 0);
+	ck_assert_int_eq(set(1, whole(LOCK_EXCLUSIVE)), -EAGAIN);	/* and loses its read lock */
+	ck_assert_int_eq(set(2, whole(LOCK_EXCLUSIVE)), 0);
+	ck_assert_int_eq(wait_on(7, 1, whole(LOCK_SHARED), &w), -EINPROGRESS);
 	ck_assert_int_eq(granted_n, 0);
-	ck_assert_int_eq(set(2, whole(LOCK_READ)), 0);		/* the downgrade lets the reader in */
+	ck_assert_int_eq(set(2, whole(LOCK_SHARED)), 0);		/* the downgrade lets the reader in */
 	ck_assert_int_eq(granted_n, 1);
 }
 END_TEST
@@ -116,9 +116,9 @@ START_TEST(waiters_are_woken_in_order)
 {
 	uint64_t a, b, c;
 	int n[3] = { 0 };
-	struct lock_range w = rng(LOCK_WRITE, 0, 9), r = rng(LOCK_READ, 0, 9);
+	struct lock_range w = rng(LOCK_EXCLUSIVE, 0, 9), r = rng(LOCK_SHARED, 0, 9);
 
-	ck_assert_int_eq(set(1, rng(LOCK_WRITE, 0, 9)), 0);
+	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 0, 9)), 0);
 	ck_assert_int_eq(lock_set_wait(t, 7, own(2), &r, granted, &n[0], &a), -EINPROGRESS);
 	ck_assert_int_eq(lock_set_wait(t, 7, own(3), &w, granted, &n[1], &b), -EINPROGRESS);
 	ck_assert_int_eq(lock_set_wait(t, 7, own(4), &r, granted, &n[2], &c), -EINPROGRESS);
@@ -139,14 +139,14 @@ START_TEST(cancel_ends_waiting)
 {
 	uint64_t w;
 
-	ck_assert_int_eq(set(1, rng(LOCK_WRITE, 0, 9)), 0);
-	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_WRITE, 5, 5), &w), -EINPROGRESS);
+	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 0, 9)), 0);
+	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_EXCLUSIVE, 5, 5), &w), -EINPROGRESS);
 	ck_assert_int_eq(lock_cancel(t, w), 0);
 	ck_assert_int_eq(lock_cancel(t, w), -ENOENT);
 	clear(1, 0, 9);
 	ck_assert_int_eq(granted_n, 0);
-	ck_assert_int_eq(set(3, rng(LOCK_WRITE, 5, 5)), 0);
-	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_WRITE, 5, 5), &w), -EINPROGRESS);
+	ck_assert_int_eq(set(3, rng(LOCK_EXCLUSIVE, 5, 5)), 0);
+	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_EXCLUSIVE, 5, 5), &w), -EINPROGRESS);
 	lock_cancel_front(t, ORIGIN_NFS, -EINTR);
 	ck_assert_int_eq(granted_n, 0);
 	lock_cancel_front(t, ORIGIN_FUSE, -EINTR);
@@ -158,7 +158,7 @@ END_TEST
 START_TEST(circles_are_refused)
 {
 	uint64_t w;
-	struct lock_range r = rng(LOCK_WRITE, 0, 0);
+	struct lock_range r = rng(LOCK_EXCLUSIVE, 0, 0);
 
 	for (uint64_t i = 1; i <= 5; i++)
 		ck_assert_int_eq(lock_set(t, 100 + i, own(i), &r), 0);
@@ -169,8 +169,8 @@ START_TEST(circles_are_refused)
 	/* Waiting behind the chain without closing it is fine. */
 	ck_assert_int_eq(wait_on(101, 6, r, &w), -EINPROGRESS);
 	/* flock locks are not looked at. */
-	ck_assert_int_eq(set(1, whole(LOCK_WRITE)), 0);
-	ck_assert_int_eq(wait_on(7, 5, whole(LOCK_WRITE), &w), -EINPROGRESS);
+	ck_assert_int_eq(set(1, whole(LOCK_EXCLUSIVE)), 0);
+	ck_assert_int_eq(wait_on(7, 5, whole(LOCK_EXCLUSIVE), &w), -EINPROGRESS);
 }
 END_TEST
 
@@ -178,10 +178,10 @@ START_TEST(upgrade_of_two_readers_is_a_circle)
 {
 	uint64_t w;
 
-	ck_assert_int_eq(set(1, rng(LOCK_READ, 0, 9)), 0);
-	ck_assert_int_eq(set(2, rng(LOCK_READ, 0, 9)), 0);
-	ck_assert_int_eq(wait_on(7, 1, rng(LOCK_WRITE, 0, 9), &w), -EINPROGRESS);
-	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_WRITE, 0, 9), &w), -EDEADLK);
+	ck_assert_int_eq(set(1, rng(LOCK_SHARED, 0, 9)), 0);
+	ck_assert_int_eq(set(2, rng(LOCK_SHARED, 0, 9)), 0);
+	ck_assert_int_eq(wait_on(7, 1, rng(LOCK_EXCLUSIVE, 0, 9), &w), -EINPROGRESS);
+	ck_assert_int_eq(wait_on(7, 2, rng(LOCK_EXCLUSIVE, 0, 9), &w), -EDEADLK);
 	clear(2, 0, 9);
 	ck_assert_int_eq(granted_n, 1);
 }
@@ -190,7 +190,7 @@ END_TEST
 START_TEST(a_full_table_says_so)
 {
 	for (uint64_t i = 0; i < LOCK_TABLE_MAX; i++) {
-		int r = set(1, rng(LOCK_WRITE, 2 * (i % 64), 2 * (i % 64)));
+		int r = set(1, rng(LOCK_EXCLUSIVE, 2 * (i % 64), 2 * (i % 64)));
 
 		ck_assert_int_eq(r, 0);
 		if (i < 64)
@@ -198,7 +198,7 @@ START_TEST(a_full_table_says_so)
 		break;
 	}
 	for (uint64_t i = 0; i < LOCK_TABLE_MAX; i++) {
-		struct lock_range r = rng(LOCK_WRITE, 0, 0);
+		struct lock_range r = rng(LOCK_EXCLUSIVE, 0, 0);
 		int e = lock_set(t, 1000 + i, own(1), &r);
 
 		if (e) {
@@ -226,7 +226,7 @@ static bool model_free(uint64_t k, const struct lock_range *r)
 {
 	for (unsigned o = 0; o < OWNERS; o++)
 		for (uint64_t b = r->start; b <= r->end; b++)
-			if (o != k && cell[o][b] >= 0 && (cell[o][b] == LOCK_WRITE || r->mode == LOCK_WRITE))
+			if (o != k && cell[o][b] >= 0 && (cell[o][b] == LOCK_EXCLUSIVE || r->mode == LOCK_EXCLUSIVE))
 				return false;
 	return true;
 }
@@ -256,7 +256,7 @@ static bool model_reaches(uint64_t who, uint64_t k, const struct lock_range *r, 
 		bool blocks = false;
 
 		for (uint64_t b = r->start; b <= r->end; b++)
-			blocks |= o != k && cell[o][b] >= 0 && (cell[o][b] == LOCK_WRITE || r->mode == LOCK_WRITE);
+			blocks |= o != k && cell[o][b] >= 0 && (cell[o][b] == LOCK_EXCLUSIVE || r->mode == LOCK_EXCLUSIVE);
 		if (!blocks)
 			continue;
 		if (o == who)
@@ -277,7 +277,7 @@ static void model_compare(void)
 		ck_assert_int_eq(told[i], !mw[i].live && mw[i].ticket);
 	for (uint64_t k = 0; k < OWNERS; k++) {
 		for (uint64_t b = 0; b < BYTES; b++) {
-			struct lock_range r = rng(LOCK_READ, b, b), w = rng(LOCK_WRITE, b, b);
+			struct lock_range r = rng(LOCK_SHARED, b, b), w = rng(LOCK_EXCLUSIVE, b, b);
 
 			ck_assert_int_eq(lock_test(t, 7, own(k), &r, &f) == -ENOENT, model_free(k, &r));
 			ck_assert_int_eq(lock_test(t, 7, own(k), &w, &f) == -ENOENT, model_free(k, &w));
@@ -301,7 +301,7 @@ static void model_step_wait(uint64_t k, const struct lock_range *r)
 static void model_step(void)
 {
 	uint64_t k = (uint64_t)rand() % OWNERS, s = (uint64_t)rand() % BYTES, e = s + (uint64_t)rand() % (BYTES - s);
-	struct lock_range r = rng(rand() % 2 ? LOCK_READ : LOCK_WRITE, s, e);
+	struct lock_range r = rng(rand() % 2 ? LOCK_SHARED : LOCK_EXCLUSIVE, s, e);
 	unsigned i = nmw ? (unsigned)rand() % nmw : 0;
 
 	switch (rand() % 8) {
@@ -368,7 +368,7 @@ static void gate_open(void *arg, int err)
 }
 static void *contender(void *arg)
 {
-	struct lock_range w = rng(LOCK_WRITE, 3, 4);
+	struct lock_range w = rng(LOCK_EXCLUSIVE, 3, 4);
 	uint64_t key = (uint64_t)(uintptr_t)arg, ticket;
 
 	for (int i = 0; i < 2000; i++) {

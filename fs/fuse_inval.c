@@ -1,0 +1,224 @@
+/*
+ * Invalidation: what others change (the standby's apply, the NFS server) the kernel must not go on believing. Changes are told under objects'
+ * locks, and a notification may have to wait for a kernel lock whose holder waits for one of our replies; so the observer only copies the change into a
+ * ring, and one thread notifies, holding nothing.
+ *
+ * The ring holds INVAL_RING bytes of records (header, name, padding to 8). When it is full the change is not queued and `lost` is set; then the thread, before
+ * it goes on, has the kernel look up every entry again (NOTIFY_INC_EPOCH), which brings fresh attributes too; a kernel that can't do that (before 6.16) believes
+ * stale entries until they time out, and the log says so. A file that is open meanwhile may show old attributes that long.
+ *
+ * A lookup that read the old state cannot come after its own invalidation: the kernel holds the directory's lock over LOOKUP and takes it for an entry
+ * notification; attributes carry a version.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/base/cleanup.h"
+#include "fs/base/log.h"
+#include "fs/fuse_front.h"
+
+enum { INVAL_RING = 4 << 20 };
+
+struct record {
+	uint64_t id, off, len, child;
+	uint32_t kind;
+	uint32_t name_len;
+};
+
+struct inval {
+	struct fuse_front *f;		/* borrowed */
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t mu;		/* guards all below */
+	pthread_cond_t work;		/* there is something, or the end */
+	pthread_cond_t settled;		/* done moved, or the end */
+	bool running;			/* the mount is up: record changes */
+	bool lost;
+	uint64_t head, tail;		/* bytes ever put and taken; head - tail <= INVAL_RING */
+	uint64_t done;			/* tail of the last record that was notified */
+	unsigned char *ring;		/* owned */
+};
+
+static size_t record_size(size_t name_len) { return sizeof(struct record) + ((name_len + 7) & ~(size_t)7); }
+
+static void ring_put(struct inval *v, const void *p, size_t len)
+{
+	size_t at = v->head % INVAL_RING, first = INVAL_RING - at < len ? INVAL_RING - at : len;
+
+	memcpy(v->ring + at, p, first);
+	memcpy(v->ring, (const char *)p + first, len - first);
+	v->head += len;
+}
+
+static void ring_get(struct inval *v, void *p, size_t len)
+{
+	size_t at = v->tail % INVAL_RING, first = INVAL_RING - at < len ? INVAL_RING - at : len;
+
+	memcpy(p, v->ring + at, first);
+	memcpy((char *)p + first, v->ring, len - first);
+	v->tail += len;
+}
+
+void inval_observe(void *inval, const struct change *c)
+{
+	struct inval *v = inval;
+	size_t name_len = c->kind == CHANGE_ENTRY ? strlen(c->name) : 0;
+	struct record r = { .id = c->id, .off = c->off, .len = c->len, .child = c->child, .kind = (uint32_t)c->kind,
+			    .name_len = (uint32_t)name_len };
+	static const char pad[8];
+
+	if (c->origin == ORIGIN_FUSE)
+		return;		/* through this very mount: the kernel knows */
+	auto_lock(&v->mu);
+	if (!v->running)
+		return;
+	if (v->head - v->tail + record_size(name_len) > INVAL_RING) {
+		v->lost = true;
+		return;
+	}
+	ring_put(v, &r, sizeof r);
+	ring_put(v, c->name, name_len);
+	ring_put(v, pad, record_size(name_len) - sizeof r - name_len);
+	pthread_cond_signal(&v->work);
+}
+
+/* ---- the thread ---- */
+
+static void report(const char *what, uint64_t id, int r)
+{
+	/* -ENOENT: the kernel doesn't know it; the others: the mount is ending. */
+	if (r && r != -ENOENT && r != -ENODEV && r != -ENOTCONN && r != -EBADF && r != -ENOTDIR)
+		log_warn("fuse: %016llx: can't invalidate %s: %s", (unsigned long long)id, what, strerror(-r));
+}
+
+static void notify(struct inval *v, const struct record *r, const char *name)
+{
+	struct fuse_session *se = v->f->se;
+
+	switch ((enum change_kind)r->kind) {
+	case CHANGE_ATTR:
+		report("attributes", r->id, fuse_lowlevel_notify_inval_inode(se, r->id, -1, 0));
+		break;
+	case CHANGE_DATA:
+		report("data", r->id, fuse_lowlevel_notify_inval_inode(se, r->id, (off_t)r->off, (off_t)r->len));
+		break;
+	case CHANGE_ENTRY:
+		report("an entry", r->id, fuse_lowlevel_notify_inval_entry(se, r->id, name, r->name_len));
+		report("attributes", r->id, fuse_lowlevel_notify_inval_inode(se, r->id, -1, 0));
+		if (r->child)
+			report("attributes", r->child, fuse_lowlevel_notify_inval_inode(se, r->child, -1, 0));
+		break;
+	}
+}
+
+static void make_up_for_lost(struct inval *v)
+{
+	int r = fuse_raw_inc_epoch(v->f);
+
+	if (r)
+		log_error("fuse: %s: too many changes at once: the kernel's caches may be stale for up to %.0f s; mount again to be sure: %s",
+			  v->f->cfg.mount_point, v->f->entry_timeout, strerror(-r));
+	else
+		log_warn("fuse: %s: too many changes at once: the kernel looks everything up again", v->f->cfg.mount_point);
+}
+
+static void *inval_main(void *arg)
+{
+	struct inval *v = arg;
+	char name[LAYER_NAME_MAX + 8 + 1];
+	struct record r;
+
+	pthread_mutex_lock(&v->mu);
+	while (v->running) {
+		bool lost = v->lost;
+
+		if (v->tail == v->head && !lost) {
+			pthread_cond_wait(&v->work, &v->mu);
+			continue;
+		}
+		v->lost = false;
+		if (lost) {
+			pthread_mutex_unlock(&v->mu);
+			make_up_for_lost(v);
+			pthread_mutex_lock(&v->mu);
+			continue;
+		}
+		ring_get(v, &r, sizeof r);
+		ring_get(v, name, record_size(r.name_len) - sizeof r);
+		name[r.name_len] = '\0';
+		pthread_mutex_unlock(&v->mu);
+		notify(v, &r, name);
+		pthread_mutex_lock(&v->mu);
+		v->done = v->tail;
+		pthread_cond_broadcast(&v->settled);
+	}
+	pthread_mutex_unlock(&v->mu);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+int inval_new(struct fuse_front *f, struct inval **out)
+{
+	struct inval *v = calloc(1, sizeof *v);
+
+	if (!v || !(v->ring = malloc(INVAL_RING))) {
+		free(v);
+		return -ENOMEM;
+	}
+	v->f = f;
+	pthread_mutex_init(&v->mu, NULL);
+	pthread_cond_init(&v->work, NULL);
+	pthread_cond_init(&v->settled, NULL);
+	*out = v;
+	return 0;
+}
+
+int inval_start(struct inval *v)
+{
+	int r;
+
+	v->running = true;
+	r = pthread_create(&v->thread, NULL, inval_main, v);
+	if (r)
+		v->running = false;
+	v->started = !r;
+	return -r;
+}
+
+void inval_stop(struct inval *v)
+{
+	if (!v->started)
+		return;
+	pthread_mutex_lock(&v->mu);
+	v->running = false;
+	pthread_cond_signal(&v->work);
+	pthread_cond_broadcast(&v->settled);
+	pthread_mutex_unlock(&v->mu);
+	pthread_join(v->thread, NULL);
+	v->started = false;
+}
+
+void inval_free(struct inval *v)
+{
+	if (!v)
+		return;
+	inval_stop(v);
+	pthread_cond_destroy(&v->work);
+	pthread_cond_destroy(&v->settled);
+	pthread_mutex_destroy(&v->mu);
+	free(v->ring);
+	free(v);
+}
+
+void inval_settle(struct inval *v)
+{
+	uint64_t upto;
+
+	pthread_mutex_lock(&v->mu);
+	upto = v->head;
+	while (v->running && v->done < upto)
+		pthread_cond_wait(&v->settled, &v->mu);
+	pthread_mutex_unlock(&v->mu);
+}

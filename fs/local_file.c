@@ -89,7 +89,7 @@ int local_release(struct layer *layer, struct call *c, struct file *f)
 {
 	struct local *l = to_local(layer);
 	auto_obj struct obj *o = NULL;
-	bool tmp = f->o->tmp;
+	bool tmp = f->o->tmp && f->o->ours;
 	if (tmp && obj_get(l, f->id, &o))
 		tmp = false;
 	close(f->fd);

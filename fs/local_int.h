@@ -53,6 +53,7 @@ struct obj {
 	bool dead;			/* the last name is gone */
 	bool hashed;			/* can be found */
 	_Atomic bool tmp;		/* HENTRY_TMPFILE */
+	_Atomic bool ours;		/* and made by local_tmpfile(): goes with its last open. A replayed one goes by an op */
 	_Atomic bool defacl;		/* a directory with a default ACL */
 	struct obj *next;		/* in its bucket */
 	struct obj *prev_idle, *next_idle;

@@ -290,6 +290,8 @@ static int create_in(struct making *m, int open_flags, struct attr *out, struct 
 	m->acl = m->p->defacl && !m->cr->exact && m->type != S_IFLNK;
 	if (!err)
 		err = make_whole(m, &o);
+	if (!err && !m->name)
+		o->ours = true;
 	return err ? err : finish(m, o, open_flags, out, out_file);
 }
 

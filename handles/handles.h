@@ -146,7 +146,7 @@ int mark_remove(int fd);
 int local_handle_of(int fd, struct local_handle *lh);
 /* open_by_handle_at on the volume's backing file system; FLAGS as for open(2). Returns an fd or -errno (-ESTALE). */
 int local_handle_open(struct handles *h, const struct local_handle *lh, int flags);
-/* True for MARK_XATTR and every name that starts with it. */
+/* True for MARK_XATTR and every name that starts with it, and for what is a local file system's own (trusted.SGI_ACL_*). */
 bool xattr_hidden(const char *name);
 
 #endif

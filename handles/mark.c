@@ -42,7 +42,8 @@ static const char *fd_path(struct fd_path *p, int fd)
 
 bool xattr_hidden(const char *name)
 {
-	return !strncmp(name, MARK_XATTR, sizeof MARK_XATTR - 1);
+	/* xfs shows its ACLs a second time under these names */
+	return !strncmp(name, MARK_XATTR, sizeof MARK_XATTR - 1) || !strncmp(name, "trusted.SGI_ACL_", 16);
 }
 
 int local_handle_and_mount(int fd, struct local_handle *lh, int *mount_id)

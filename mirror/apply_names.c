@@ -176,8 +176,8 @@ int apply_link(struct applying *p)
 /* That it is gone already is as good. */
 int apply_purge(struct applying *p)
 {
-	applying_lock_ids(p, p->op->id, 0);
 	afile_forget(p->a, p->op->id);
+	applying_lock_ids(p, p->op->id, 0);
 	int err = local_limbo_purge(p->a->cfg.bottom, p->op->id);
 	return err == -ENOENT || err == -ESTALE ? 0 : err;
 }

@@ -434,6 +434,7 @@ static bool check_ok(const struct op *op)
 	return movable(op->id) && op->attr.size <= INT64_MAX && range_ok(op->off, op->len);
 }
 
+static bool end_ok(const struct op *op) { return op->flags <= 1; }
 static bool data_ok(const struct op *op) { return check_ok(op) && (!op->data_len || op->data_len == op->len); }
 
 static bool (*const checks[OP_TYPE_LAST + 1])(const struct op *) = {
@@ -442,7 +443,7 @@ static bool (*const checks[OP_TYPE_LAST + 1])(const struct op *) = {
 	[OP_COPY] = copy_ok, [OP_SETXATTR] = setxattr_ok, [OP_REMOVEXATTR] = setxattr_ok, [OP_SETFLAGS] = object_ok,
 	[OP_FSYNC] = fsync_ok, [OP_PURGE] = purge_ok, [OP_ATTACH] = nothing_ok, [OP_HANDOVER] = nothing_ok, [OP_R_BEGIN] = nothing_ok,
 	[OP_R_DIR] = dir_ok, [OP_R_PLACE] = made_ok, [OP_R_ATTR] = object_ok, [OP_R_XATTR] = object_ok, [OP_R_CHECK] = check_ok,
-	[OP_R_DATA] = data_ok, [OP_R_END] = nothing_ok,
+	[OP_R_DATA] = data_ok, [OP_R_END] = end_ok,
 };
 
 /* ---- decode ---- */

@@ -474,9 +474,10 @@ static void reign_begin(struct step *s)
 	bool was_other = c->rec.nlineage && old != c->cfg.node;
 
 	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
-	if (was_other && (c->promote_fenced || c->rec.handed_over || c->promote_force)) {
+	/* An old primary that handed over stays in the set until it is outdated: it might be promoted again at this very moment. */
+	if (was_other && (c->promote_fenced || c->promote_force)) {
 		c->rec.sync_set &= (uint16_t)~BIT(old);
-		c->rec.dropped[old] = c->promote_fenced ? DROPPED_FENCED : c->rec.handed_over ? DROPPED_OUTDATED : DROPPED_RISK;
+		c->rec.dropped[old] = c->promote_fenced ? DROPPED_FENCED : DROPPED_RISK;
 	}
 	if (c->promote_force)
 		c->rec.sync_set = 0;

@@ -5,6 +5,7 @@
 #                           configurations come from LAB_OPTIONS (lines `name = value`), the size of a node's image from LAB_SIZE (MiB)
 #   lab_up                  init, mount and promote the first, join and mount the others, wait until they are level
 #   node_start NODE, node_stop NODE (cleanly), node_kill NODE (SIGKILL), node_pid NODE
+#   lab_down                takes them away (also done at exit)
 #   tfs NODE COMMAND ARG…   runs `tandemfs COMMAND ARG… VOLUME` on the node
 #   status NODE FILTER      jq FILTER over the node's status
 #   mnt NODE, back NODE     the mount point, the backing directory
@@ -47,19 +48,26 @@ if [ "${LAB_ON_DISK:-}" != 1 ] && [ "$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 
 	IMAGES=$(mktemp -d /dev/shm/tandemfs-test.XXXXXX)
 fi
 
+# Takes all nodes, their file systems and namespaces away.
+lab_down() {
+	local n
+	for n in "${NODES[@]}"; do
+		kill_hard "$(node_pid "$n")"
+		umount -l "$TMP/$n/mnt"
+		umount -l "$TMP/$n/fs"
+		ip netns del "$ID-$n"
+		rm -rf "${TMP:?}/$n/state" "$TMP/$n/pid" "$TMP/$n/etc"
+	done 2>/dev/null
+	ip netns del "$ID-sw" 2>/dev/null
+}
+
 cleanup() {
 	local n status=$?
 	trap - EXIT INT TERM
 	set +e
 	# shellcheck disable=SC2046
 	kill -9 $(jobs -p) 2>/dev/null
-	for n in "${NODES[@]}"; do
-		kill -9 "$(node_pid "$n")" 2>/dev/null
-		umount -l "$TMP/$n/mnt" 2>/dev/null
-		umount -l "$TMP/$n/fs" 2>/dev/null
-		ip netns del "$ID-$n" 2>/dev/null
-	done
-	ip netns del "$ID-sw" 2>/dev/null
+	lab_down
 	lab_extra_cleanup 2>/dev/null
 	if [ "$TAP_FAILED" != 0 ] && [ "${VERBOSE:-}" = 1 ]; then
 		for n in "${NODES[@]}"; do
@@ -90,7 +98,8 @@ wait_for() {
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 mnt() { echo "$TMP/$1/mnt"; }
 back() { echo "$TMP/$1/fs/data"; }
-node_pid() { cat "$TMP/$1/pid" 2>/dev/null || echo 0; }
+node_pid() { cat "$TMP/$1/pid" 2>/dev/null; }
+kill_hard() { [ -z "$1" ] || kill -9 "$1" 2>/dev/null; }
 in_node() {
 	local n=$1
 	shift
@@ -201,7 +210,7 @@ node_stop() {
 node_kill() {
 	local pid
 	pid=$(node_pid "$1")
-	kill -9 "$pid" 2>/dev/null
+	kill_hard "$pid"
 	wait_for 10 gone "$pid"
 }
 

@@ -5,7 +5,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/lib.sh
 . "$here/../lib.sh"
 
-bold=$(tput bold 2>/dev/null || :) plain=$(tput sgr0 2>/dev/null || :)
+bold='' plain=''
+[ ! -t 1 ] || { bold=$(tput bold) plain=$(tput sgr0); } 2>/dev/null
 began=$(now_ms)
 say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 indent() { sed 's/^/    /'; }

@@ -261,7 +261,7 @@ static int half_init(struct half *h, struct delta_record *rec, uint32_t n)
 {
 	h->rec = rec;
 	h->n = n;
-	h->buckets = DELTA_STRIPES;
+	h->buckets = ID_STRIPES;
 	while (h->buckets < n * 2)
 		h->buckets *= 2;
 	h->id_head = malloc(h->buckets * sizeof *h->id_head);

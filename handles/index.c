@@ -37,23 +37,23 @@ struct index_tuning index_tuning = { .records = DELTA_RECORDS, .map_bytes = DB_M
 
 /* ---- stripes ---- */
 
-static struct stripe *id_stripe(struct index *ix, uint64_t id) { return &ix->ids[delta_stripe(id)]; }
-static struct stripe *ino_stripe(struct index *ix, uint64_t ino) { return &ix->inos[delta_stripe(ino)]; }
+static struct stripe *id_stripe(struct index *ix, uint64_t id) { return &ix->ids[delta_hash(id) & (ID_STRIPES - 1)]; }
+static struct stripe *ino_stripe(struct index *ix, uint64_t ino) { return &ix->inos[delta_hash(ino) & (INO_STRIPES - 1)]; }
 
 static void lock_all(struct index *ix)
 {
-	for (unsigned i = 0; i < DELTA_STRIPES; i++)
+	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_lock(&ix->ids[i].lock);
-	for (unsigned i = 0; i < DELTA_STRIPES; i++)
+	for (unsigned i = 0; i < INO_STRIPES; i++)
 		pthread_mutex_lock(&ix->inos[i].lock);
 }
 
 static void unlock_all(struct index *ix)
 {
-	for (unsigned i = 0; i < DELTA_STRIPES; i++) {
+	for (unsigned i = 0; i < INO_STRIPES; i++)
 		pthread_mutex_unlock(&ix->inos[i].lock);
+	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_unlock(&ix->ids[i].lock);
-	}
 }
 
 /* The stripe's read transaction, on the newest snapshot. Ended by mdb_txn_reset. */
@@ -708,10 +708,10 @@ int index_rebuilt(struct index *ix)
 
 static void locks_init(struct index *ix)
 {
-	for (unsigned i = 0; i < DELTA_STRIPES; i++) {
+	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_init(&ix->ids[i].lock, NULL);
+	for (unsigned i = 0; i < INO_STRIPES; i++)
 		pthread_mutex_init(&ix->inos[i].lock, NULL);
-	}
 	pthread_mutex_init(&ix->fold_lock, NULL);
 	pthread_rwlock_init(&ix->each_lock, NULL);
 	pthread_mutex_init(&ix->wait_lock, NULL);
@@ -723,10 +723,10 @@ static void locks_init(struct index *ix)
 
 static void locks_destroy(struct index *ix)
 {
-	for (unsigned i = 0; i < DELTA_STRIPES; i++) {
+	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_destroy(&ix->ids[i].lock);
+	for (unsigned i = 0; i < INO_STRIPES; i++)
 		pthread_mutex_destroy(&ix->inos[i].lock);
-	}
 	pthread_mutex_destroy(&ix->fold_lock);
 	pthread_rwlock_destroy(&ix->each_lock);
 	pthread_mutex_destroy(&ix->wait_lock);
@@ -836,12 +836,10 @@ int index_close(struct index *ix)
 	int r = index_fold(ix);
 	if (!r)
 		r = index_sync(ix);
-	for (unsigned i = 0; i < DELTA_STRIPES; i++) {
-		if (ix->ids[i].txn)
-			mdb_txn_abort(ix->ids[i].txn);
-		if (ix->inos[i].txn)
-			mdb_txn_abort(ix->inos[i].txn);
-	}
+	for (unsigned i = 0; i < ID_STRIPES; i++)
+		mdb_txn_abort(ix->ids[i].txn);		/* NULL is fine */
+	for (unsigned i = 0; i < INO_STRIPES; i++)
+		mdb_txn_abort(ix->inos[i].txn);
 	db_close(&ix->db);
 	delta_close(&ix->delta);
 	locks_destroy(ix);

@@ -78,7 +78,7 @@ int db_grow(struct db *db, size_t *bytes);
 /* ---- delta.c ---- */
 
 /* How many records a half has; tests make it smaller. */
-enum { DELTA_RECORDS = 32768, DELTA_RECORDS_MIN = 64, DELTA_STRIPES = 128 };
+enum { DELTA_RECORDS = 32768, DELTA_RECORDS_MIN = 64, ID_STRIPES = 32, INO_STRIPES = 16 };
 
 /* The part of an entry that changes in place: two slots, the valid one with the higher sequence counts. */
 struct delta_slot {
@@ -114,7 +114,7 @@ struct half {
 	uint32_t n;			/* records */
 	_Atomic uint32_t used;		/* records handed out; may run past n */
 	uint64_t gen;
-	uint32_t buckets;		/* a power of two, >= DELTA_STRIPES */
+	uint32_t buckets;		/* a power of two, >= ID_STRIPES, INO_STRIPES */
 	uint32_t *id_head, *id_next;	/* owned; guarded by the stripe of the id */
 	uint32_t *ino_head, *ino_next;	/* owned; guarded by the stripe of the inode number */
 	bool *ino_in;			/* is the record in an ino chain? guarded by the stripe of the id */
@@ -124,7 +124,6 @@ static inline uint32_t delta_hash(uint64_t key)
 {
 	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
 }
-static inline uint32_t delta_stripe(uint64_t key) { return delta_hash(key) & (DELTA_STRIPES - 1); }
 
 struct delta {
 	int fd;				/* owned, locked against a second opener */
@@ -173,7 +172,7 @@ struct waiter {
 struct index {
 	struct db db;
 	struct delta delta;
-	struct stripe ids[DELTA_STRIPES], inos[DELTA_STRIPES];
+	struct stripe ids[ID_STRIPES], inos[INO_STRIPES];	/* together fewer than the 64 locks that TSan follows */
 	struct half *active, *frozen;	/* changed with all stripes held; frozen NULL = everything else is in the database */
 
 	pthread_mutex_t fold_lock;	/* one fold, one writer of the database at a time */

@@ -351,16 +351,16 @@ static uint64_t mark_at(struct handles *h, int dfd, const char *name, uint32_t t
 /* Directory k+1 lies in directory k / 3; the root's own number of sub-directories is 3. */
 static void make_tree(struct handles *h)
 {
-	char path[TREE_DIRS][256], name[300];
+	char path[TREE_DIRS][64], name[96];
 
 	make_root(h);
 	for (int k = 0; k < TREE_DIRS; k++) {
-		snprintf(path[k], sizeof path[k], "%.200s%sd%d", k < 3 ? "" : path[k / 3 - 1], k < 3 ? "" : "/", k);
+		snprintf(path[k], sizeof path[k], "%.40s%sd%d", k < 3 ? "" : path[k / 3 - 1], k < 3 ? "" : "/", k);
 		ck_assert_int_eq(mkdirat(P.cfg.root_fd, path[k], 0755), 0);
 		uint32_t nsub = (k + 1) * 3 + 3 <= TREE_DIRS ? 3 : 0;
 		DirId[k] = mark_at(h, P.cfg.root_fd, path[k], S_IFDIR, nsub);
 		for (int f = 0; f < TREE_FILES; f++) {
-			snprintf(name, sizeof name, "%s/f%d", path[k], f);
+			snprintf(name, sizeof name, "%.60s/f%d", path[k], f);
 			int fd = openat(P.cfg.root_fd, name, O_CREAT | O_WRONLY, 0644);
 			ck_assert_int_ge(fd, 0);
 			close(fd);

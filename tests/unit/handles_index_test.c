@@ -126,7 +126,7 @@ START_TEST(random_steps_with_folds_and_restarts)
 	uint64_t s = Seed;
 
 	index_tuning.records = 512;
-	for (int round = 0; round < 8; round++) {
+	for (int round = 0; round < 5; round++) {
 		struct handles *h = must_open(&P, false);
 		ck_assert(!handles_rebuilding(h, NULL));
 		compare(h, m);
@@ -146,7 +146,7 @@ END_TEST
  * steps, or after one fewer. */
 START_TEST(killed_at_any_moment)
 {
-	enum { ROUNDS = 40 };
+	enum { ROUNDS = 25 };
 	struct model *m = calloc(1, sizeof *m), *n = malloc(sizeof *n);
 	_Atomic uint64_t *begun = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t s = Seed, kill_seed = Seed ^ 0x5555;

@@ -14,6 +14,7 @@
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
 #include "mirror/op.h"
+#include "tests/unit/golden.h"
 
 enum { ROUNDS = 400 };
 #define ID(n) ((uint64_t)3 << ID_NODE_SHIFT | (uint64_t)(n))
@@ -559,15 +560,9 @@ START_TEST(test_golden_write)
 				   .ctime = { 1700000000, 0 } },
 			 .attach_kind = 3, .attach = "hi", .attach_len = 2 };
 	struct enc e = { 0 };
-	char hex[512] = "", want[512] = "", *w = want;
 
 	ck_assert_int_eq(op_encode(&e, &op), 0);
-	for (size_t i = 0; i < e.len; i++)
-		sprintf(hex + 2 * i, "%02x", e.p[i]);
-	for (const char *p = golden; *p; p++)
-		if (*p != ' ')
-			*w++ = *p;
-	ck_assert_str_eq(hex, want);
+	golden_same(e.p, e.len, golden);
 	enc_free(&e);
 }
 END_TEST

@@ -9,6 +9,7 @@
 
 #include "fs/base/cleanup.h"
 #include "mirror/wire.h"
+#include "tests/unit/golden.h"
 
 /* ---- one message of each kind, every field with a value of its own ---- */
 
@@ -310,16 +311,9 @@ END_TEST
 static void expect_hex(const struct msg *m, const char *golden)
 {
 	struct enc e = { 0 };
-	auto_free char *hex = calloc(1, 4096), *want = calloc(1, 4096);
-	char *w = want;
 
 	ck_assert_int_eq(msg_frame(&e, m), 0);
-	for (size_t i = 0; i < e.len; i++)
-		sprintf(hex + 2 * i, "%02x", e.p[i]);
-	for (const char *p = golden; *p; p++)
-		if (*p != ' ')
-			*w++ = *p;
-	ck_assert_str_eq(hex, want);
+	golden_same(e.p, e.len, golden);
 	enc_free(&e);
 }
 

@@ -6,7 +6,7 @@
  *    the name up again and then open the file the ordinary way, with its permission checks. With O_EXCL it is EEXIST.
  *  - An open with O_TRUNC truncates here (ATOMIC_O_TRUNC), which saves a round trip.
  *  - O_DIRECT is the kernel's business: it goes past its page cache, coherently, and the file below is read and written through that machine's cache.
- *  - O_SYNC and O_DSYNC: the kernel sends FSYNC after the write, but for O_DIRECT, where the write itself must be stable.
+ *  - O_SYNC and O_DSYNC: the kernel sends FSYNC after the write (for O_DIRECT too, as long as no file is opened with FOPEN_DIRECT_IO).
  *  - An answer to an open that nobody waits for any more (-ENOENT) closes the file again.
  *  - ENOSYS would make the kernel give an operation up for good: it never leaves here.
  */
@@ -456,7 +456,6 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 	/* Pages of a mapping (writepage) lie where they lie, whoever maps the file. */
 	if ((fi->flags & O_APPEND) && !fi->writepage)
 		flags |= WRITE_APPEND;
-	c.stable = (fi->flags & O_DIRECT) && (fi->flags & O_DSYNC);
 	reply_count(req, l->ops->write(l, &c, fh_of(fi)->file, &d, (uint64_t)off, flags, NULL));
 }
 

@@ -412,7 +412,7 @@ static bool newer_epoch_seen(const struct core *c)
 		if (!c->peer[n].answered || !c->rec.nlineage)
 			continue;
 		enum lineage_relation r = relation(c, n);
-		if (r == LINEAGE_BEHIND)
+		if (r == LINEAGE_BEHIND || (r == LINEAGE_FORK && !(c->peer[n].hello.flags & NODE_DISCARD)))
 			return true;
 	}
 	return false;
@@ -440,7 +440,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 		return NULL;
 	}
 	if (newer_epoch_seen(c))
-		return "another node holds a newer epoch; promote that one, or take the loss with --force";
+		return "another node holds changes that this one lacks (a newer epoch); promote that one, or take the loss with --force";
 	bool last_primary = c->rec.was_primary && (!members(c) || others_answered(c));
 	if (last_primary)
 		return NULL;

@@ -1,0 +1,411 @@
+/*
+ * The daemon: composition root. It builds the stack of a volume from below, registers the rooms' callbacks with each other, and
+ * takes it down in the reverse order.
+ *
+ *	volume (state, handles, local) -> fault (tests) -> queue, node, interpose, apply -> resync -> FUSE front, control socket
+ */
+#include <errno.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "fs/base/cleanup.h"
+#include "fs/base/clock.h"
+#include "fs/base/key.h"
+#include "fs/base/log.h"
+#include "fs/cmd/daemon_int.h"
+#include "fs/fault.h"
+
+enum { FILES_MAX = 1 << 20 };
+
+/* ---- resync, by peer ---- */
+
+static int resync_begin(void *arg, unsigned peer, bool full)
+{
+	struct daemon *d = arg;
+	struct resync_config c = {
+		.peer = peer, .full = full, .local = d->fault ? d->fault : d->volume.local, .bottom = d->volume.local, .locks = d->volume.locks,
+		.handles = d->volume.handles, .ip = d->ip, .queue = d->queue, .done = node_compared, .arg = d->node,
+	};
+	auto_lock(&d->resync_mu);
+	if (d->resync[peer])
+		return -EBUSY;
+	return resync_start(&c, &d->resync[peer]);
+}
+
+static void resync_end(void *arg, unsigned peer)
+{
+	struct daemon *d = arg;
+	pthread_mutex_lock(&d->resync_mu);
+	struct resync *r = d->resync[peer];
+	d->resync[peer] = NULL;
+	pthread_mutex_unlock(&d->resync_mu);
+	if (r)
+		resync_stop(r);
+}
+
+static void resync_heard(void *arg, unsigned peer, const struct report *rep)
+{
+	struct daemon *d = arg;
+	auto_lock(&d->resync_mu);
+	if (d->resync[peer])
+		resync_report(d->resync[peer], rep);
+}
+
+static void resync_again(void *arg, unsigned peer, const uint64_t *ids, unsigned n)
+{
+	struct daemon *d = arg;
+	auto_lock(&d->resync_mu);
+	if (d->resync[peer])
+		resync_restate(d->resync[peer], ids, n);
+}
+
+static void resync_keep(void *arg, const char *session)
+{
+	struct daemon *d = arg;
+	resync_sink_keep_lost(d->sink, session);
+}
+
+/* ---- callbacks that cross rooms ---- */
+
+static bool may_adopt(void *arg)
+{
+	struct daemon *d = arg;
+	return d->node && node_may_adopt(d->node);
+}
+
+static void adopted(void *arg, uint64_t parent, uint64_t id)
+{
+	struct daemon *d = arg;
+	const uint64_t ids[2] = { parent, id };
+	log_info("local: object %llu: adopted: it turned up in the backing directory unmarked", (unsigned long long)id);
+	node_restate(d->node, ids, 2);
+}
+
+static void clock_seen(void *arg, struct timespec t)
+{
+	struct daemon *d = arg;
+	interpose_clock_seen(d->ip, t);
+}
+
+static void d_barrier_done(void *arg, uint64_t seq, int err) { node_barrier_done(((struct daemon *)arg)->node, seq, err); }
+static void d_report(void *arg, const struct report *r) { node_report(((struct daemon *)arg)->node, r); }
+static void d_handover(void *arg, uint64_t seq) { node_handover(((struct daemon *)arg)->node, seq); }
+static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
+{
+	return node_stream_epoch(((struct daemon *)arg)->node, e, seq, prev);
+}
+
+static void unmounted(void *arg)
+{
+	log_info("fuse: unmounted");
+	daemon_end(arg, END_STOP);
+}
+
+/* ---- building ---- */
+
+static int build_security(struct daemon *d)
+{
+	const struct volume_conf *c = d->conf;
+	unsigned char key[KEY_LEN];
+	char err[CONF_ERR_MAX];
+
+	if (!c->npeers)
+		return 0;
+	if (c->security == CONF_SECURITY_NONE) {
+		log_warn("security = none: names and contents cross the network in the clear, and anybody may connect");
+		return conn_security_new(NULL, d->volume.state.uuid, &d->security);
+	}
+	int r = key_read(c->key_file, key, err, sizeof err);
+	if (r) {
+		log_error("%s", err);
+		return r;
+	}
+	r = conn_security_new(key, d->volume.state.uuid, &d->security);
+	key_wipe(key);
+	return r;
+}
+
+static int build_fault(struct daemon *d)
+{
+	char err[CONF_ERR_MAX];
+	struct fault_rules *rules;
+
+	if (!d->args->fault)
+		return 0;
+	int r = fault_parse(d->args->fault, &rules, err, sizeof err);
+	if (r) {
+		log_error("--fault: %s", err);
+		return r;
+	}
+	log_warn("fault: the fault layer is in the stack: %s", d->args->fault);
+	return fault_new(d->volume.local, rules, &d->fault);
+}
+
+static int build_node(struct daemon *d)
+{
+	const struct volume_conf *c = d->conf;
+	struct node_config n = {
+		.core = { .node = c->self, .fence = c->fence_peer[0] ? FENCE_HOOK : FENCE_NONE, .start_last = c->start_as == CONF_START_LAST,
+			  .peer_timeout_ms = (unsigned)c->peer_timeout_ms, .congestion_timeout_ms = (unsigned)c->congestion_timeout_ms },
+		.volume = c->name, .listen = c->npeers ? c->nodes[c->self].address : "", .security = d->security,
+		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
+		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .state_file = d->volume.state_file,
+		.state = d->volume.state, .unknown = d->volume.unknown, .handles = d->volume.handles, .bottom = d->volume.local,
+		.queue = d->queue,
+	};
+	for (unsigned p = 1; p <= NODE_MAX; p++) {
+		if (!c->nodes[p].number)
+			continue;
+		n.peers[p] = (struct link_peer){ .node = p, .name = c->nodes[p].name, .address = c->nodes[p].address };
+		if (p != c->self)
+			n.core.peers |= (uint16_t)(1u << p);
+	}
+	return node_new(&n, &d->node);
+}
+
+static int build_mirror(struct daemon *d)
+{
+	struct volume *v = &d->volume;
+	struct layer *below = d->fault ? d->fault : v->local;
+	struct interpose_config ic = {
+		.below = below, .locks = v->locks, .handles = v->handles, .queue = d->queue, .observers = &d->observers,
+		.durability = (enum durability)d->conf->durability, .time_gran_ns = v->state.limits.time_gran_ns, .open_epoch = node_open_epoch,
+		.restate = node_restate, .room = node_room, .flush_failed = node_flush_failed, .arg = d->node,
+	};
+	struct apply_config ac = {
+		.local = below, .bottom = v->local, .locks = v->locks, .handles = v->handles, .observers = &d->observers,
+		.barrier_done = d_barrier_done, .report = d_report, .epoch = d_epoch, .handover = d_handover, .clock_seen = clock_seen, .arg = d,
+	};
+	struct resync_sink_config sc = { .bottom = v->local, .handles = v->handles, .set_inconsistent = node_set_inconsistent, .arg = d->node };
+
+	int r = interpose_new(&ic, &d->ip);
+	if (!r)
+		r = apply_new(&ac, &d->apply);
+	if (!r)
+		r = resync_sink_new(&sc, &d->sink);
+	if (!r)
+		resync_sink_register(d->sink, d->apply);
+	return r;
+}
+
+static int build_front(struct daemon *d)
+{
+	const struct volume_conf *c = d->conf;
+	double timeout = c->attr_timeout_ms ? (double)c->attr_timeout_ms / 1000 : -1;
+	struct fuse_front_config fc = {
+		.top = interpose_layer(d->ip), .locks = d->flocks, .observers = &d->observers, .mount_point = c->mount_point, .volume = c->name,
+		.attr_timeout_s = timeout, .entry_timeout_s = timeout, .threads = c->threads, .generation = d->volume.state.generation,
+		.gone = unmounted, .arg = d,
+	};
+	return fuse_front_new(&fc, &d->front);
+}
+
+static int build(struct daemon *d)
+{
+	struct volume_hooks hooks = { may_adopt, adopted, d };
+	char err[CONF_ERR_MAX];
+
+	int r = volume_open(d->conf, &hooks, &d->volume, err, sizeof err);
+	if (r) {
+		log_error("%s", err);
+		return r;
+	}
+	r = build_security(d);
+	if (!r)
+		r = build_fault(d);
+	if (!r)
+		r = queue_new(d->conf->queue_bytes, &d->queue);
+	if (!r)
+		r = build_node(d);
+	if (!r)
+		r = build_mirror(d);
+	if (!r)
+		r = lock_table_new(&d->flocks);
+	if (!r)
+		r = build_front(d);
+	return r;
+}
+
+/* ---- life ---- */
+
+void daemon_end(struct daemon *d, int how)
+{
+	auto_lock(&d->end_mu);
+	if (how > d->end)
+		d->end = how;
+	pthread_cond_broadcast(&d->end_cond);
+}
+
+/* The signals that end a daemon are blocked everywhere and taken here. */
+static void *signal_thread(void *arg)
+{
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	while (!sigwait(&set, &sig)) {
+		if (sig == SIGHUP)
+			continue;
+		log_info("daemon: signal %d: stopping", sig);
+		daemon_end(arg, END_STOP);
+	}
+	return NULL;
+}
+
+static void block_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* With CAP_SYS_RESOURCE quotas and reserves would not hold for what users write through us. */
+static void drop_sys_resource(void)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[2];
+
+	if (syscall(SYS_capget, &h, d))
+		return;
+	d[CAP_SYS_RESOURCE / 32].effective &= ~(1u << CAP_SYS_RESOURCE % 32);
+	if (syscall(SYS_capset, &h, d))
+		log_warn("daemon: CAP_SYS_RESOURCE can't be dropped: disk quotas will not hold for writes through the mount: %s", strerror(errno));
+}
+
+static void prepare_process(void)
+{
+	struct rlimit rl = { FILES_MAX, FILES_MAX };
+
+	umask(0);
+	block_signals();
+	if (setrlimit(RLIMIT_NOFILE, &rl)) {
+		getrlimit(RLIMIT_NOFILE, &rl);
+		rl.rlim_cur = rl.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &rl);
+	}
+	drop_sys_resource();
+}
+
+/* Waits for the end; an unmount that is refused (EBUSY) is told and the daemon goes on. */
+static void serve(struct daemon *d)
+{
+	for (;;) {
+		pthread_mutex_lock(&d->end_mu);
+		while (!d->end)
+			pthread_cond_wait(&d->end_cond, &d->end_mu);
+		int how = d->end;
+		d->end = END_NOT;
+		pthread_mutex_unlock(&d->end_mu);
+		int r = fuse_front_stop(d->front, how == END_FORCE);
+		if (!r)
+			return;
+		log_error("fuse: %s can't be unmounted: %s: end the programs that use it, or `tandemfs umount --force'", d->conf->mount_point,
+			  strerror(-r));
+	}
+}
+
+static int start(struct daemon *d)
+{
+	struct node_resync nr = { resync_begin, resync_end, resync_heard, resync_again, resync_keep, d };
+	pthread_t t;
+
+	int r = fuse_front_mount(d->front);
+	if (r) {
+		log_error("mount point %s: %s", d->conf->mount_point,
+			  r == -EBUSY ? "something is mounted there already: unmount it first" : strerror(-r));
+		return r;
+	}
+	r = node_start(d->node, d->ip, d->apply, &nr);
+	if (r) {
+		log_error("node: can't start%s%s: %s", d->conf->npeers ? " at " : "", d->conf->npeers ? d->conf->nodes[d->conf->self].address : "",
+			  strerror(-r));
+		return r;
+	}
+	r = fuse_front_run(d->front);
+	if (!r)
+		r = control_server_start(d->conf->control_socket, daemon_control, d, &d->control);
+	if (r) {
+		log_error("control socket %s: %s", d->conf->control_socket, strerror(-r));
+		return r;
+	}
+	if (pthread_create(&t, NULL, signal_thread, d))
+		return -EAGAIN;
+	pthread_detach(t);
+	return 0;
+}
+
+static void take_down(struct daemon *d, bool started)
+{
+	if (d->front)
+		fuse_front_free(d->front);
+	if (started)
+		node_stop(d->node);
+	if (d->control)
+		control_server_stop(d->control);
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		resync_end(d, p);
+	if (d->sink)
+		resync_sink_free(d->sink);
+	if (d->apply)
+		apply_free(d->apply);
+	if (d->ip)
+		interpose_free(d->ip);
+	node_free(d->node);
+	if (d->queue)
+		queue_free(d->queue);
+	if (d->flocks)
+		lock_table_free(d->flocks);
+	if (d->fault)
+		d->fault->ops->destroy(d->fault);
+	conn_security_free(d->security);
+	if (d->volume.local)
+		volume_close(&d->volume);
+}
+
+int daemon_run(const struct volume_conf *c, const struct mount_args *a)
+{
+	static struct daemon d;		/* the signal thread outlives this function */
+	char err[CONF_ERR_MAX];
+
+	d.conf = c;
+	d.args = a;
+	d.started_ms = clock_mono_ms();
+	pthread_mutex_init(&d.resync_mu, NULL);
+	pthread_mutex_init(&d.end_mu, NULL);
+	pthread_cond_init(&d.end_cond, NULL);
+	int r = volume_check_caps(err, sizeof err);
+	if (r) {
+		log_error("%s", err);
+		return r;
+	}
+	prepare_process();
+	r = build(&d);
+	bool started = false;
+	if (!r) {
+		r = start(&d);
+		started = !r;
+	}
+	if (!r) {
+		log_info("volume %s: node %s (%u): mounted at %s", c->name, c->node, c->self, c->mount_point);
+		mount_ready(c, a);
+		serve(&d);
+	} else if (d.front) {
+		fuse_front_stop(d.front, true);
+	}
+	take_down(&d, started);
+	log_info("volume %s: stopped", c->name);
+	return r;
+}

@@ -1,0 +1,48 @@
+/* What the daemon's two files share. */
+#ifndef FS_CMD_DAEMON_INT_H
+#define FS_CMD_DAEMON_INT_H
+
+#include <pthread.h>
+
+#include "fs/cmd/cmd.h"
+#include "fs/cmd/control.h"
+#include "fs/cmd/volume.h"
+#include "fs/fuse.h"
+#include "fs/lock.h"
+#include "mirror/node.h"
+#include "resync/resync.h"
+
+/* How the daemon is asked to end: by a signal, the control socket, or an unmount from outside. */
+enum { END_NOT, END_STOP, END_FORCE };
+
+struct daemon {
+	const struct volume_conf *conf;
+	const struct mount_args *args;
+	struct volume volume;
+	struct conn_security *security;
+	struct layer *fault;			/* NULL = none */
+	struct observers observers;
+	struct queue *queue;
+	struct node *node;
+	struct interpose *ip;
+	struct apply *apply;
+	struct resync_sink *sink;
+	struct lock_table *flocks;
+	struct fuse_front *front;
+	struct control_server *control;
+	uint64_t started_ms;
+
+	pthread_mutex_t resync_mu;		/* guards resync[] */
+	struct resync *resync[NODE_MAX + 1];	/* by peer; NULL = none */
+
+	pthread_mutex_t end_mu;			/* guards end */
+	pthread_cond_t end_cond;
+	int end;				/* END_* */
+};
+
+/* Asks the daemon to end; any thread. */
+void daemon_end(struct daemon *d, int how);
+/* control_fn of the daemon. */
+json_t *daemon_control(void *daemon, const json_t *request);
+
+#endif

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/base/cleanup.h"
 #include "fs/local.h"
 
 static const char *const env_fs[] = { "ext4", "xfs", "tmpfs" };

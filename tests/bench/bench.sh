@@ -70,10 +70,10 @@ tree() { # DIR
 	lap rm_r "$n" rm -r "$1/tree"
 	rm -rf "$1/tree2"
 }
-measure() { # CONTESTANT DIR: all groups that are wanted
+measure() { # CONTESTANT DIR [-k]: all groups that are wanted
 	# shellcheck disable=SC2086
 	{
-		wanted $DATA && { "$FB" -s "$MIB" -w data "$2" || die "fbench data on $1"; }
+		wanted $DATA && { "$FB" -s "$MIB" ${3:-} -w data "$2" || die "fbench data on $1"; }
 		wanted $META1 && { "$FB" -n "$FILES" -w meta1 "$2" || die "fbench meta1 on $1"; }
 		wanted $META4 && { "$FB" -n "$FILES" -w meta4 "$2" || die "fbench meta4 on $1"; }
 		wanted $TREE && tree "$2"
@@ -123,7 +123,8 @@ proof() { # after each mirrored row
 		exit 1
 	fi
 }
-for _ in $(seq "$ROUNDS"); do measure pair "$(mnt alpha)"; done
+tar -xf "$TMP/tree.tar" -C "$(mnt alpha)"	# something to compare
+for _ in $(seq "$ROUNDS"); do measure pair "$(mnt alpha)" -k; done
 for m in create_1 create_4; do
 	wanted "pair_$m" || continue
 	row pair "$m" floor

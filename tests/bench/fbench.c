@@ -1,9 +1,9 @@
 /*
  * fbench - what an application sees of a file system, one result per line: NAME<TAB>VALUE<TAB>UNIT
  *
- *   fbench [-s MIB] [-n FILES] [-w NAME] DIR       the measures whose group contains NAME (default all):
+ *   fbench [-s MIB] [-n FILES] [-w NAME] [-k] DIR  the measures whose group contains NAME (default all):
  *       meta1, meta4   create (4 KiB each), stat, read, rename and unlink FILES files from 1 and from 4 threads
- *       data           1 MiB writes + fsync, reads, random 4 KiB writes without and with fsync, of a file of MIB
+ *       data           1 MiB writes + fsync, reads, random 4 KiB writes without and with fsync, of a file of MIB (-k keeps it)
  *   fbench -w lag DIR BACKING                      creates 1,000 files, then ms until the last is in BACKING (another node's)
  *   fbench -w stall -t SECONDS DIR                 4 KiB write + fsync, again and again; the longest one, ms
  *
@@ -21,6 +21,7 @@ enum { PER_DIR = 500, BLOCK = 4096, MIB = 1 << 20, THREADS_MAX = 16, BURST = 100
 
 static const char *dir, *only = "";
 static long size_mib = 256, files = 5000;
+static bool keep;
 static char block[MIB] __attribute__((aligned(4096)));
 
 static void out(const char *name, double v, const char *unit)
@@ -228,7 +229,7 @@ static void data(void)
 	random_writes("write_4k_fsync", 500, true);
 	char *p = xasprintf("%s/big", dir);
 
-	if (unlink(p))
+	if (!keep && unlink(p))
 		die("%s", p);
 	free(p);
 }
@@ -280,16 +281,17 @@ int main(int argc, char **argv)
 	double seconds = 5;
 	int c;
 
-	while ((c = getopt(argc, argv, "s:n:w:t:")) != -1)
+	while ((c = getopt(argc, argv, "s:n:w:t:k")) != -1)
 		switch (c) {
 		case 's': size_mib = atol(optarg); break;
 		case 'n': files = atol(optarg); break;
 		case 'w': only = optarg; break;
+		case 'k': keep = true; break;
 		case 't': seconds = atof(optarg); break;
 		default: return 2;
 		}
 	if (optind >= argc)
-		return fputs("usage: fbench [-s MIB] [-n FILES] [-w GROUP] [-t SECONDS] DIR [BACKING]\n", stderr), 2;
+		return fputs("usage: fbench [-s MIB] [-n FILES] [-w GROUP] [-t SECONDS] [-k] DIR [BACKING]\n", stderr), 2;
 	dir = argv[optind];
 	for (size_t i = 0; i < sizeof block; i++)
 		block[i] = (char)(i * 2654435761u >> 24);

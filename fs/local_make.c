@@ -26,6 +26,7 @@ struct making {
 	int fd;				/* O_PATH; owned */
 	int rw;				/* regular files: O_RDWR, or -1; owned */
 	struct statx stx;
+	struct statx ps;		/* the parent, before */
 	struct hentry e;
 };
 
@@ -131,13 +132,12 @@ static int remove_acls(struct making *m)
 static int set_owner_and_mode(struct making *m)
 {
 	const struct call *c = m->c;
-	struct statx ps = { 0 };
 	uint32_t mode = m->cr->exact ? m->cr->mode & 07777 : m->stx.stx_mode & 07777;
 	gid_t gid = c->gid;
-	int err = m->cr->exact ? 0 : local_statx(m->p->fd, "", &ps);
-	if (!err && !m->cr->exact && ps.stx_mode & S_ISGID)
-		gid = ps.stx_gid;
-	bool chowned = !err && (m->stx.stx_uid != c->uid || m->stx.stx_gid != gid);
+	int err = 0;
+	if (!m->cr->exact && m->ps.stx_mode & S_ISGID)
+		gid = m->ps.stx_gid;
+	bool chowned = m->stx.stx_uid != c->uid || m->stx.stx_gid != gid;
 	if (chowned)
 		err = TRY(fchownat(m->fd, "", c->uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 	if (!err && m->cr->exact && m->p->defacl && m->type != S_IFLNK)
@@ -182,7 +182,7 @@ static int dress(struct making *m)
 	return index_put(l->cfg.handles, &m->e);
 }
 
-/* What failed half-way goes away again. */
+/* What failed half-way goes away again, and the parent's mtime with it. */
 static void unmake(struct making *m)
 {
 	char limbo[LIMBO_NAME_MAX];
@@ -194,6 +194,9 @@ static void unmake(struct making *m)
 		unlinkat(m->l->limbo->fd, limbo, 0);
 	else
 		err = TRY(unlinkat(m->p->fd, m->name, m->type == S_IFDIR ? AT_REMOVEDIR : 0));
+	if (!err && m->name)
+		err = local_set_mtime(m->l, m->p, -1,
+				      (struct timespec){ m->ps.stx_mtime.tv_sec, m->ps.stx_mtime.tv_nsec });
 	if (err && m->c->effect)
 		m->c->effect->changed = true;
 	index_del(m->l->cfg.handles, m->id);
@@ -214,6 +217,8 @@ static int make_whole(struct making *m, struct obj **o)
 {
 	struct local *l = m->l;
 	int err = choose_id(m);
+	if (!err)
+		err = local_statx(m->p->fd, "", &m->ps);
 	if (err)
 		return err;
 	local_creating_begin(l, m->p->id);

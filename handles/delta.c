@@ -10,6 +10,9 @@
  *	u64 incarnation		random; the same number stands in the database, or the two don't belong together
  *	u64 check		XXH3-64 of the 24 bytes before
  *
+ * From byte 512 of the header page on there are 128 slots of 24 bytes (u64 a, u64 b, u64 check): directories whose number of
+ * sub-directories is being changed. Change and count aren't one step; what a killed process leaves here is counted again.
+ *
  * One half takes records while the other is folded into the database. Every use of a half has a *generation*, one higher than the
  * last of either; a fold writes its generation into the database in its last transaction. So records of generations up to that
  * are history, and at most two generations above it are alive: no half needs a state of its own.
@@ -37,7 +40,7 @@
 #include "fs/base/cleanup.h"
 #include "handles/internal.h"
 
-enum { DELTA_HEADER_BYTES = 4096, DELTA_HEADER_BODY = 24 };
+enum { DELTA_HEADER_BODY = 24 };
 static const char delta_magic[8] = { 'T', 'F', 'D', 'L', 'T', '0', '0', '1' };
 #define DELTA_ENDIAN UINT32_C(0x01020304)
 
@@ -255,6 +258,30 @@ uint64_t half_newest_gen(const struct half *h)
 	return gen;
 }
 
+/* ---- unsteady directories ---- */
+
+static uint64_t unsteady_check(const struct delta *d, uint64_t a, uint64_t b)
+{
+	return XXH3_64bits_withSeed((uint64_t[]){ a, b }, 16, d->incarnation) | 1;
+}
+
+void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b)
+{
+	volatile struct delta_unsteady *u = &d->unsteady[i];
+
+	u->check = 0;
+	u->a = a;
+	u->b = b;
+	u->check = a || b ? unsteady_check(d, a, b) : 0;
+}
+
+bool delta_unsteady_get(const struct delta *d, unsigned i, uint64_t *a, uint64_t *b)
+{
+	*a = d->unsteady[i].a;
+	*b = d->unsteady[i].b;
+	return d->unsteady[i].check && d->unsteady[i].check == unsteady_check(d, *a, *b);
+}
+
 /* ---- the file ---- */
 
 static int half_init(struct half *h, struct delta_record *rec, uint32_t n)
@@ -325,6 +352,7 @@ static int delta_map(struct delta *d, uint32_t records)
 	if (p == MAP_FAILED)
 		return -errno;
 	d->map = p;
+	d->unsteady = (void *)(d->map + DELTA_UNSTEADY_AT);
 	struct delta_record *rec = (void *)(d->map + DELTA_HEADER_BYTES);
 	int r = half_init(&d->half[0], rec, records);
 	return r ? r : half_init(&d->half[1], rec + records, records);

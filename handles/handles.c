@@ -156,6 +156,8 @@ static int open_index(struct handles *h, bool new_volume, bool force_rebuild)
 		log_info("handles: index: not usable or not there: it is rebuilt by walking the backing directory");
 		r = walk_start(h, &h->walk);
 	}
+	if (!r && !walk)
+		r = index_recount(h);
 	if (r)
 		index_close(&h->ix);
 	return r;

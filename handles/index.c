@@ -704,10 +704,76 @@ int index_rebuilt(struct index *ix)
 	return r == -EXFULL ? grow(ix) : r;	/* tombstones that stay are never asked for again */
 }
 
+/* ---- directories whose counts are being changed ---- */
+
+unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b)
+{
+	struct index *ix = &h->ix;
+
+	pthread_mutex_lock(&ix->unsteady_lock);
+	while (!ix->n_unsteady_free)
+		pthread_cond_wait(&ix->unsteady_freed, &ix->unsteady_lock);
+	unsigned token = ix->unsteady_free[--ix->n_unsteady_free];
+	pthread_mutex_unlock(&ix->unsteady_lock);
+	delta_unsteady_set(&ix->delta, token, a, b);
+	return token;
+}
+
+void index_steady(struct handles *h, unsigned token)
+{
+	struct index *ix = &h->ix;
+
+	assert(token < INDEX_UNSTEADY_MAX);
+	delta_unsteady_set(&ix->delta, token, 0, 0);
+	auto_lock(&ix->unsteady_lock);
+	assert(ix->n_unsteady_free < INDEX_UNSTEADY_MAX);
+	ix->unsteady_free[ix->n_unsteady_free++] = token;
+	pthread_cond_signal(&ix->unsteady_freed);
+}
+
+static int recount_one(struct handles *h, uint64_t id)
+{
+	struct hentry e;
+	uint32_t n;
+
+	int r = id ? index_get(h, id, &e) : -ESTALE;
+	if (!r)
+		r = walk_count(h, &e, &n);
+	if (r)
+		return r == -ESTALE ? 0 : r;
+	if (n != e.nsub)
+		log_info("handles: index: directory %llx: %u sub-directories, not %u", (unsigned long long)id, n, e.nsub);
+	return n == e.nsub ? 0 : index_add_nsub(h, id, (int)(n - e.nsub));
+}
+
+int index_recount(struct handles *h)
+{
+	struct delta *d = &h->ix.delta;
+	uint64_t a, b;
+
+	for (unsigned i = 0; i < INDEX_UNSTEADY_MAX; i++) {
+		if (!delta_unsteady_get(d, i, &a, &b))
+			continue;
+		int r = recount_one(h, a);
+		if (!r)
+			r = recount_one(h, b);
+		if (r)
+			return r;
+		delta_unsteady_set(d, i, 0, 0);
+	}
+	return 0;
+}
+
 /* ---- life ---- */
 
 static void locks_init(struct index *ix)
 {
+	pthread_mutex_init(&ix->unsteady_lock, NULL);
+	pthread_cond_init(&ix->unsteady_freed, NULL);
+	while (ix->n_unsteady_free < INDEX_UNSTEADY_MAX) {
+		ix->unsteady_free[ix->n_unsteady_free] = ix->n_unsteady_free;
+		ix->n_unsteady_free++;
+	}
 	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_init(&ix->ids[i].lock, NULL);
 	for (unsigned i = 0; i < INO_STRIPES; i++)
@@ -723,6 +789,8 @@ static void locks_init(struct index *ix)
 
 static void locks_destroy(struct index *ix)
 {
+	pthread_mutex_destroy(&ix->unsteady_lock);
+	pthread_cond_destroy(&ix->unsteady_freed);
 	for (unsigned i = 0; i < ID_STRIPES; i++)
 		pthread_mutex_destroy(&ix->ids[i].lock);
 	for (unsigned i = 0; i < INO_STRIPES; i++)

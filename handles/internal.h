@@ -11,7 +11,7 @@
  *
  * Locks, in the order in which they are taken:
  *   index.fold_lock > index.each_lock > index.ids[0..] > index.inos[0..] > index.wait_lock
- *   index.found_lock, walk.lock and ids.lock are leaves.
+ *   index.found_lock, index.unsteady_lock, walk.lock and ids.lock are leaves.
  */
 #ifndef HANDLES_INTERNAL_H
 #define HANDLES_INTERNAL_H
@@ -125,13 +125,26 @@ static inline uint32_t delta_hash(uint64_t key)
 	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
 }
 
+/* Directories whose number of sub-directories is being changed; in the header page. */
+struct delta_unsteady {
+	uint64_t a, b;
+	uint64_t check;			/* XXH3 of the above, seeded with the incarnation; 0: free */
+};
+enum { DELTA_HEADER_BYTES = 4096, DELTA_UNSTEADY_AT = 512 };
+_Static_assert(DELTA_UNSTEADY_AT + INDEX_UNSTEADY_MAX * sizeof(struct delta_unsteady) <= DELTA_HEADER_BYTES, "they fit");
+
 struct delta {
 	int fd;				/* owned, locked against a second opener */
 	unsigned char *map;		/* owned */
 	size_t map_bytes;
 	uint64_t incarnation;		/* the index that this delta belongs to */
 	struct half half[2];
+	struct delta_unsteady *unsteady;	/* borrowed from the mapping */
 };
+/* Writes slot I, or frees it (A and B 0). */
+void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b);
+/* Is slot I in use, whole? */
+bool delta_unsteady_get(const struct delta *d, unsigned i, uint64_t *a, uint64_t *b);
 
 /* Opens the delta file in DIR_FD (-EUCLEAN: not one that can be used) or, when FRESH, makes a new one. -EBUSY: somebody else has it. */
 int delta_open(struct delta *d, int dir_fd, uint32_t records, bool fresh);
@@ -187,6 +200,10 @@ struct index {
 	pthread_t folder;
 	bool folder_runs;
 
+	pthread_mutex_t unsteady_lock;	/* guards the free list; a leaf */
+	pthread_cond_t unsteady_freed;
+	unsigned unsteady_free[INDEX_UNSTEADY_MAX], n_unsteady_free;
+
 	_Atomic bool rebuilding;
 	_Atomic unsigned nwaiting;
 	pthread_mutex_t found_lock;	/* guards waiters; a leaf */
@@ -210,6 +227,8 @@ int index_fold(struct index *ix);
 int index_sync(struct index *ix);
 /* The walk's put: only when nothing is known of the id. Wakes those who wait for it. */
 int index_put_found(struct index *ix, const struct hentry *e);
+/* After a kill: counts again what was being changed. Before anybody else knows H. */
+int index_recount(struct handles *h);
 /* The walk ended. */
 int index_rebuilt(struct index *ix);
 
@@ -219,6 +238,8 @@ struct walk;
 /* Scans the root directory, puts its entry, and starts the threads. */
 int walk_start(struct handles *h, struct walk **out);
 uint64_t walk_found(struct walk *w);
+/* Sub-directories of the directory of E that bear our mark and are in the index. -ESTALE: it is gone. */
+int walk_count(struct handles *h, const struct hentry *e, uint32_t *nsub);
 /* Stops, joins and frees. */
 void walk_stop(struct walk *w);
 

@@ -245,15 +245,25 @@ static void *walker(void *arg)
 
 /* ---- start and end ---- */
 
-/* Sub-directories of ours in the root: they, and nothing else, are looked at before the volume serves. */
-static int count_root(struct walk *w, uint32_t *nsub)
+/* Is NAME in DFD a sub-directory of ours; with INDEXED: one that the index knows? */
+static bool is_subdir(struct walk *w, int dfd, const char *name, bool indexed)
 {
-	struct job root = { .kind = JOB_ROOT };
-	struct dirent *de;
-	struct hentry e;
+	struct hentry e, known;
 	struct stat st;
 
-	int dfd = open_job(w, &root);
+	auto_fd int fd = open_entry(dfd, name);
+	if (fd < 0 || inspect(w, fd, &e, &st) || !S_ISDIR(st.st_mode) || !e.id)
+		return false;
+	return !indexed || !index_get(w->h, e.id, &known);
+}
+
+/* Counts sub-directories of ours; nothing else is looked at. */
+static int count(struct walk *w, const struct job *j, bool indexed, uint32_t *nsub)
+{
+	struct dirent *de;
+
+	*nsub = 0;
+	int dfd = open_job(w, j);
 	if (dfd < 0)
 		return dfd;
 	DIR *d = fdopendir(dfd);
@@ -263,15 +273,25 @@ static int count_root(struct walk *w, uint32_t *nsub)
 		return r;
 	}
 	while (errno = 0, (de = readdir(d))) {
-		if (skipped(JOB_ROOT, de->d_name) || (de->d_type != DT_DIR && de->d_type != DT_UNKNOWN))
+		if (skipped(j->kind, de->d_name) || (de->d_type != DT_DIR && de->d_type != DT_UNKNOWN))
 			continue;
-		auto_fd int fd = open_entry(dirfd(d), de->d_name);
-		if (fd >= 0 && !inspect(w, fd, &e, &st) && S_ISDIR(st.st_mode) && e.id)
-			++*nsub;
+		*nsub += is_subdir(w, dirfd(d), de->d_name, indexed);
 	}
 	int r = -errno;
 	closedir(d);
 	return r;
+}
+
+int walk_count(struct handles *h, const struct hentry *e, uint32_t *nsub)
+{
+	struct job j = { .kind = e->id == HANDLE_ROOT ? JOB_ROOT : JOB_DIR, .e = *e };
+	struct walk w = { .h = h };
+	struct stat st;
+
+	if (fstat(h->cfg.root_fd, &st))
+		return -errno;
+	w.dev = st.st_dev;
+	return count(&w, &j, true, nsub);
 }
 
 static int begin(struct walk *w)
@@ -285,7 +305,7 @@ static int begin(struct walk *w)
 	w->dev = st.st_dev;
 	int r = inspect(w, root_fd, &e, &st);
 	if (!r)
-		r = count_root(w, &e.nsub);
+		r = count(w, &(struct job){ .kind = JOB_ROOT }, false, &e.nsub);
 	if (!r && e.id == HANDLE_ROOT)
 		put(w, &e);
 	if (!r)

@@ -32,6 +32,12 @@ static inline void place_rm(const char *dir)
 	nftw(dir, place_rm_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
+/* Memory where there is some: these tests open and close, with its flushes, hundreds of times. */
+static inline const char *place_base(void)
+{
+	return access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+}
+
 /* STATE and ROOT below a fresh directory in BASE; or in ROOT when that is given. */
 static inline void place_make(struct place *p, const char *base, const char *root)
 {

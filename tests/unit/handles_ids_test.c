@@ -6,7 +6,7 @@
 
 static struct place P;
 
-static void setup(void) { place_make(&P, "/tmp", NULL); }
+static void setup(void) { place_make(&P, place_base(), NULL); }
 static void teardown(void) { place_drop(&P); }
 
 START_TEST(consecutive_and_well_formed)
@@ -95,7 +95,7 @@ START_TEST(nodes_never_collide)
 	struct place q;
 	uint64_t a, b;
 
-	place_make(&q, "/tmp", NULL);
+	place_make(&q, place_base(), NULL);
 	q.cfg.node = 15;
 	struct handles *h = must_open(&P, false), *g = must_open(&q, false);
 	for (int i = 0; i < 100; i++) {

@@ -16,7 +16,7 @@ static void setup(void)
 
 	Seed = s ? strtoull(s, NULL, 0) : (uint64_t)getpid() << 20 ^ clock_mono_ns();
 	Seed |= 1;
-	place_make(&P, "/tmp", NULL);
+	place_make(&P, place_base(), NULL);
 }
 static void teardown(void) { place_drop(&P); }
 
@@ -168,7 +168,7 @@ START_TEST(killed_at_any_moment)
 		uint64_t until = 1 + rnd(&kill_seed) % 30000;
 		int status;
 		while (begun[0] < until && !waitpid(pid, &status, WNOHANG))
-			usleep(50);
+			usleep(200);
 		kill(pid, SIGKILL);
 		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 		ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
@@ -577,6 +577,42 @@ START_TEST(removed_during_a_rebuild_stays_removed)
 }
 END_TEST
 
+/* mkdir, rmdir and rename change the disk first and the count afterwards. */
+START_TEST(killed_between_a_change_and_its_count)
+{
+	struct handles *h = must_open(&P, false);
+	struct hentry e;
+	int status;
+
+	make_tree(h);
+	handles_close(h);
+	pid_t pid = fork();
+	if (!pid) {
+		if (handles_open(&P.cfg, false, &h))
+			_exit(1);
+		for (int i = 0; i < 3 * INDEX_UNSTEADY_MAX; i++)	/* those that ended leave nothing */
+			index_steady(h, index_unsteady(h, DirId[5], 0));
+		index_add_nsub(h, DirId[5], 7);
+		index_unsteady(h, HANDLE_ROOT, DirId[0]);
+		if (renameat(P.cfg.root_fd, "d0/d3", P.cfg.root_fd, "d3") || unlinkat(P.cfg.root_fd, "d0/d4", AT_REMOVEDIR) != -1)
+			_exit(2);
+		index_unsteady(h, DirId[1], ID_BASE + 999999);
+		if (mkdirat(P.cfg.root_fd, "d1/new", 0755))		/* no mark, no entry: doesn't count */
+			_exit(3);
+		kill(getpid(), SIGKILL);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status));
+	h = must_open(&P, false);
+	ck_assert(!handles_rebuilding(h, NULL));
+	ck_assert(!index_get(h, HANDLE_ROOT, &e) && e.nsub == 4);
+	ck_assert(!index_get(h, DirId[0], &e) && e.nsub == 2);
+	ck_assert(!index_get(h, DirId[1], &e) && e.nsub == 3);
+	ck_assert(!index_get(h, DirId[5], &e) && e.nsub == 10);
+	handles_close(h);
+}
+END_TEST
+
 START_TEST(a_default_acl_is_seen_again)
 {
 	struct handles *h = must_open(&P, false);
@@ -619,6 +655,7 @@ int main(void)
 	tcase_add_test(w, killed_in_a_rebuild_starts_over);
 	tcase_add_test(w, strangers_stay_out_and_limbo_comes_in);
 	tcase_add_test(w, removed_during_a_rebuild_stays_removed);
+	tcase_add_test(w, killed_between_a_change_and_its_count);
 	tcase_add_test(w, a_default_acl_is_seen_again);
 	suite_add_tcase(s, w);
 	SRunner *r = srunner_create(s);

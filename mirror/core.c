@@ -1148,6 +1148,7 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_PROMOTE: on_promote(&s); break;
 	case EV_DEMOTED: on_demoted(&s); break;
 	case EV_DISCARD: on_discard(&s); break;
+	case EV_LIMITS: record(&s, FOR_NOTHING); break;
 	case EV_STOPPING:
 		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level)) {
 			c->rec.outdated = true;

@@ -88,6 +88,7 @@ enum core_event_type {
 	EV_PROMOTE,			/* person: fenced, force */
 	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up; flag: to stop only */
 	EV_DISCARD,			/* person: resync --discard-local */
+	EV_LIMITS,			/* core.rec.limits were narrowed: record them */
 	EV_STOPPING,			/* clean stop of a standby: record outdated */
 };
 

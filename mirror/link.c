@@ -650,6 +650,8 @@ static int links_init(struct links *l, const struct links_config *cfg)
 	}
 	if (err)
 		return err;
+	if (!cfg->listen || !*cfg->listen)
+		return 0;			/* a volume of one node: nobody is to come */
 	l->listen_fd = conn_listen(cfg->listen);
 	return l->listen_fd < 0 ? l->listen_fd : 0;
 }

@@ -20,7 +20,7 @@ struct link_peer { unsigned node; const char *name; const char *address; };	/* a
 
 struct links_config {
 	unsigned node;
-	const char *listen;		/* this node's address */
+	const char *listen;		/* this node's address; "" = there are no peers */
 	struct link_peer peers[NODE_MAX + 1];	/* by node number; name NULL = no such node */
 	struct conn_security *security;
 	unsigned char uuid[UUID_LEN];

@@ -392,6 +392,24 @@ static void self_heartbeat(void *arg, struct heartbeat *h)
 	h->free_inodes = atomic_load(&n->free_inodes);
 }
 
+/* The volume can represent what all its nodes can: LIMITS of another node narrow ours, durably, before anything relies on it. */
+static int agree_limits(struct node *n, const struct volume_limits *limits)
+{
+	struct core_event e = { .type = EV_LIMITS };
+	struct volume_limits was;
+
+	pthread_mutex_lock(&n->core_mu);
+	was = n->core.rec.limits;
+	volume_limits_intersect(&n->core.rec.limits, limits);
+	bool changed = memcmp(&was, &n->core.rec.limits, sizeof was);
+	*n->cfg.limits = n->core.rec.limits;
+	pthread_mutex_unlock(&n->core_mu);
+	if (!changed)
+		return 0;
+	log_info("volume: limits narrowed to what every node can represent");
+	return node_event_recorded(n, &e);
+}
+
 static void on_up(void *arg, unsigned peer, const struct hello *h)
 {
 	struct node *n = arg;
@@ -399,6 +417,9 @@ static void on_up(void *arg, unsigned peer, const struct hello *h)
 	int err = ids_learn(n->cfg.handles, h->counters);
 	if (err)
 		log_error("handles: can't record the id ranges of node %u: %s", peer, strerror(-err));
+	err = agree_limits(n, &h->limits);
+	if (err)
+		log_error("volume: can't record the limits of node %u: %s", peer, strerror(-err));
 	atomic_store(&n->peer_free_bytes[peer], h->free_bytes);
 	atomic_store(&n->peer_free_inodes[peer], h->free_inodes);
 	node_event(n, &e);
@@ -487,8 +508,7 @@ static void on_message(void *arg, unsigned peer, const struct msg *m)
 static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
 {
 	struct node *n = arg;
-	auto_lock(&n->core_mu);
-	struct state *s = &n->core.rec;
+	const struct state *s = &n->cfg.state;
 
 	memset(out, 0, sizeof *out);
 	if (j->node == s->node || !n->cfg.peers[j->node].name) {
@@ -496,12 +516,16 @@ static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
 		snprintf(out->reason, sizeof out->reason, "node number %u is not another node of this volume's configuration here", j->node);
 		return;
 	}
-	volume_limits_intersect(&s->limits, &j->limits);
+	out->err = agree_limits(n, &j->limits);
+	if (out->err) {
+		snprintf(out->reason, sizeof out->reason, "the narrower limits could not be recorded: %s", strerror(-out->err));
+		return;
+	}
 	memcpy(out->uuid, s->uuid, UUID_LEN);
 	out->generation = s->generation;
 	memcpy(out->dir_key, s->dir_key, sizeof out->dir_key);
 	memcpy(out->mac_key, s->mac_key, sizeof out->mac_key);
-	out->limits = s->limits;
+	out->limits = *n->cfg.limits;
 	ids_counters(n->cfg.handles, out->counters);
 	log_info("node: node %u joins", j->node);
 }

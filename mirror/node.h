@@ -40,6 +40,7 @@ struct node_config {
 	struct state_file *state_file;		/* borrowed */
 	struct state state;			/* as loaded */
 	bool unknown;
+	struct volume_limits *limits;		/* the ones that the local layer enforces; borrowed, kept up to date */
 	struct handles *handles;		/* borrowed, like all below */
 	struct layer *bottom;
 	struct queue *queue;

@@ -465,8 +465,11 @@ void node_stream_ready(void *arg, unsigned peer, uint64_t token, struct conn *c)
 	struct node *n = arg;
 	struct core_event e = { .type = EV_STREAM_UP, .peer = peer };
 
-	if (ready_to_send(n, peer, token, c))
+	if (ready_to_send(n, peer, token, c)) {
+		if (!n->sender[peer].full && n->resync.start(n->resync.arg, peer, false))
+			log_warn("resync: node %u: no engine for statements: it is compared when one is needed", peer);
 		node_event(n, &e);
+	}
 	else if (!ready_to_receive(n, peer, token, c)) {
 		conn_shutdown(c);
 		conn_free(c);

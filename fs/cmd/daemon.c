@@ -156,7 +156,7 @@ static int build_node(struct daemon *d)
 		.volume = c->name, .listen = c->npeers ? c->nodes[c->self].address : "", .security = d->security,
 		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
 		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .state_file = d->volume.state_file,
-		.state = d->volume.state, .unknown = d->volume.unknown, .handles = d->volume.handles, .bottom = d->volume.local,
+		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,
 		.queue = d->queue,
 	};
 	for (unsigned p = 1; p <= NODE_MAX; p++) {

@@ -115,6 +115,14 @@ static int rename_counts(struct local *l, const struct place *from, const struct
 	return err ? err : err2;
 }
 
+/* xfs touches mtime of a directory that was exchanged across parents; others don't. Nobody's contents have changed. */
+static int keep_mtime(struct local *l, const struct place *pl)
+{
+	auto_obj struct obj *o = NULL;
+	int err = is_dir(pl) ? obj_get(l, pl->e.id, &o) : 0;
+	return err || !o ? err : local_set_mtime(l, o, -1, (struct timespec){ pl->stx.stx_mtime.tv_sec, pl->stx.stx_mtime.tv_nsec });
+}
+
 static int rename_done(struct local *l, struct call *c, struct place *from, struct place *to, unsigned flags)
 {
 	struct timespec stamp = local_stamp(l, c);
@@ -126,6 +134,8 @@ static int rename_done(struct local *l, struct call *c, struct place *from, stru
 	int err = local_set_ctime(l, from->e.id, stamp);
 	if (!err && flags & RENAME_EXCHANGE)
 		err = local_set_ctime(l, to->e.id, stamp);
+	if (!err && flags & RENAME_EXCHANGE && from->p != to->p && !(err = keep_mtime(l, from)))
+		err = keep_mtime(l, to);
 	int err2 = rename_counts(l, from, to, flags);
 	int err3 = local_dir_touched(l, from->p, stamp);
 	int err4 = to->p == from->p ? 0 : local_dir_touched(l, to->p, stamp);

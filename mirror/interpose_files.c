@@ -30,6 +30,21 @@ static int begin_object(struct txn *tx, struct layer *l, struct call *c, uint64_
 	return r ? r : txn_lock_ids(tx, id, 0);
 }
 
+/* A change of contents failed. The local file system may have touched mtime and mode before it refused: they are stated. */
+static void contents_failed(struct txn *tx, struct file *f)
+{
+	struct layer *b = tx->ip->cfg.below;
+	uint64_t id = file_id(f);
+
+	txn_failed(tx, id, 0, 0, 0);
+	if (tx->eff.changed)
+		return;
+	if (b->ops->getattr(b, &tx->call, id, f, &tx->eff.attr))
+		txn_restate(tx, id, 0, 0, 0);
+	else
+		emit_object(tx, &(struct op){ .type = OP_SETATTR, .id = id, .set = SET_MODE | SET_MTIME });
+}
+
 /* ---- attributes ---- */
 
 /* Which attributes the op states. */
@@ -215,7 +230,7 @@ static ssize_t write_below(struct txn *tx, struct file *f, const struct wdata *d
 	ssize_t n = b->ops->write(b, &tx->call, f, d, off, flags, attr);
 
 	if (n < 0)
-		txn_failed(tx, id, 0, 0, 0);
+		contents_failed(tx, f);
 	if (n <= 0)
 		return n;
 	if (flags & WRITE_APPEND)
@@ -260,7 +275,7 @@ static int fallocate_below(struct txn *tx, struct file *f, int mode, uint64_t of
 	int r = b->ops->fallocate(b, &tx->call, f, mode, off, len);
 
 	if (r < 0) {
-		txn_failed(tx, id, 0, 0, 0);
+		contents_failed(tx, f);
 		return r;
 	}
 	emit_object(tx, &(struct op){ .type = OP_FALLOCATE, .id = id, .flags = (uint32_t)mode, .off = off, .len = len });
@@ -298,10 +313,10 @@ static ssize_t copy_below(struct txn *tx, const struct copy_args *a)
 	if (!streamed(tx->ip, &src))	/* the peers don't have the source: the caller reads and writes instead */
 		return -EOPNOTSUPP;
 	ssize_t n = b->ops->copy_range(b, &tx->call, a->in, a->off_in, a->out, a->off_out, a->len);
-	if (n < 0)
-		txn_failed(tx, to, 0, 0, 0);
-	if (n <= 0)
+	if (n <= 0) {
+		contents_failed(tx, a->out);
 		return n;
+	}
 	emit_object(tx, &(struct op){ .type = OP_COPY, .id = from, .id2 = to, .off = a->off_in, .off2 = a->off_out, .len = (uint64_t)n });
 	tx->file = a->out;
 	tell_data(tx, to, a->off_out, (uint64_t)n);

@@ -26,6 +26,7 @@ struct links_config {
 	unsigned char uuid[UUID_LEN];
 	uint64_t instance;
 	unsigned peer_timeout_ms;	/* heartbeats every fifth of it */
+	bool compress;			/* data on streams, where it pays */
 	/* Fills what we say of ourselves. Called at every hello and heartbeat; must be quick and lock-free or nearly so. */
 	void (*self_hello)(void *arg, struct hello *h);
 	void (*self_heartbeat)(void *arg, struct heartbeat *h);

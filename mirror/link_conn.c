@@ -123,6 +123,7 @@ static void in_stream(struct worker *w, struct conn *c, const struct hello *h)
 		return;
 	}
 	conn_unwatch(c);
+	conn_set_compress(c, l->cfg.compress);
 	l->cfg.stream(l->cfg.arg, h->node, h->token, c);
 }
 
@@ -271,6 +272,7 @@ static void *out_main(void *arg)
 
 	if (!r) {
 		conn_unwatch(c);
+		conn_set_compress(c, w->l->cfg.compress);
 		w->l->cfg.stream(w->l->cfg.arg, w->peer->node, w->token, c);
 	} else {
 		conn_free(c);

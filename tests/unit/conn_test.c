@@ -7,8 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -288,6 +291,51 @@ START_TEST(test_stranger_learns_nothing)
 	ck_assert_uint_le(len, 7);
 	ck_assert(len == 0 || got[0] == 21);
 	conn_security_free(s);
+}
+END_TEST
+
+/* A server of TLS 1.3 that has a certificate and no key. */
+static SSL_CTX *impostor(void)
+{
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+	EVP_PKEY *pkey = EVP_EC_gen("P-256");
+	X509 *cert = X509_new();
+
+	ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
+	X509_gmtime_adj(X509_getm_notBefore(cert), 0);
+	X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+	X509_set_pubkey(cert, pkey);
+	ck_assert_int_gt(X509_sign(cert, pkey, EVP_sha256()), 0);
+	ck_assert_int_eq(SSL_CTX_use_certificate(ctx, cert), 1);
+	ck_assert_int_eq(SSL_CTX_use_PrivateKey(ctx, pkey), 1);
+	X509_free(cert);
+	EVP_PKEY_free(pkey);
+	return ctx;
+}
+
+/* It can't talk a node into believing it, nor hear its hello. */
+START_TEST(test_impostor_with_certificate)
+{
+	struct dial d = { 0 };
+	char heard[16];
+
+	signal(SIGPIPE, SIG_IGN);	/* for this server only: conn raises none */
+	ck_assert_int_eq(conn_security_new(key_a, uuid_a, &d.s), 0);
+	auto_fd int lfd = listen_local(d.address);
+	pthread_create(&d.t, NULL, dial_main, &d);
+	auto_fd int fd = accept_blocking(lfd);
+	ck_assert_int_eq(fcntl(fd, F_SETFL, 0), 0);
+	SSL_CTX *ctx = impostor();
+	SSL *ssl = SSL_new(ctx);
+	SSL_set_fd(ssl, fd);
+	SSL_accept(ssl);
+	ck_assert_int_le(SSL_read(ssl, heard, sizeof heard), 0);
+	SSL_free(ssl);
+	SSL_CTX_free(ctx);
+	pthread_join(d.t, NULL);
+	ck_assert_int_eq(d.r, -EPROTO);
+	ck_assert_ptr_null(d.c);
+	conn_security_free(d.s);
 }
 END_TEST
 
@@ -669,7 +717,7 @@ static void *flood_main(void *arg)
 
 START_TEST(test_speed)
 {
-	static const struct { size_t size; unsigned n; } what[] = { { 0, 100000 }, { 4096, 50000 }, { 128 << 10, 4000 }, { 1 << 20, 500 } };
+	static const struct { size_t size; unsigned n; } what[] = { { 0, 40000 }, { 4096, 20000 }, { 128 << 10, 1000 }, { 1 << 20, 100 } };
 	struct pair p;
 
 	pair_up(&p, _i);
@@ -708,6 +756,7 @@ int main(void)
 	tcase_add_test(c, test_wrong_uuid);
 	tcase_add_test(c, test_joiner_has_no_uuid);
 	tcase_add_test(c, test_stranger_learns_nothing);
+	tcase_add_test(c, test_impostor_with_certificate);
 	tcase_add_test(c, test_half_open_times_out);
 	tcase_add_test(c, test_dial_fails_politely);
 	tcase_add_loop_test(c, test_nothing_readable_on_the_link, 0, 2);

@@ -179,6 +179,19 @@ int local_set_ctime(struct local *l, uint64_t id, struct timespec t);
 /* The entries of directory P changed: times, and listings of it are out of date. */
 int local_dir_touched(struct local *l, struct obj *p, struct timespec t);
 int local_add_nsub(struct local *l, uint64_t dir, int delta);
+/* Around a change on disk and the counts that follow from it: what a killed process leaves is counted again. DIR: a directory comes, goes
+ * or moves; otherwise this does nothing. A and B: the parents, 0 = none. */
+struct unsteady { struct handles *h; unsigned token; };
+static inline struct unsteady unsteady_begin(struct local *l, bool dir, uint64_t a, uint64_t b)
+{
+	return dir ? (struct unsteady){ l->cfg.handles, index_unsteady(l->cfg.handles, a, b) } : (struct unsteady){ 0 };
+}
+static inline void unsteady_end(struct unsteady *u)
+{
+	if (u->h)
+		index_steady(u->h, u->token);
+}
+#define auto_unsteady __attribute__((cleanup(unsteady_end), unused))
 /* Clears setuid, and setgid when the group may execute. MODE: now. */
 int local_kill_priv(struct lifted *lf, struct obj *o, uint32_t mode, bool *killed);
 static inline int local_chmod(struct local *l, int fd, uint32_t mode)

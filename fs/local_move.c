@@ -66,6 +66,7 @@ static int remove_name(struct layer *layer, struct call *c, uint64_t parent, con
 		err = is_dir(&pl) ? -EISDIR : -ENOTDIR;
 	if (err)
 		return err;
+	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&pl), parent, 0);
 	auto_lifted struct lifted lf = lift_init(l, c, parent, pl.e.id);
 	err = TRY_LIFT(&lf, unlinkat(pl.p->fd, name, how));
 	if (err)
@@ -174,6 +175,7 @@ int local_rename(struct layer *layer, struct call *c, uint64_t parent, const cha
 			local_attr_fill(l, &from.stx, &from.e, &c->effect->attr);
 		return 0;
 	}
+	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&from) || is_dir(&to), parent, newparent);
 	auto_lifted struct lifted lf = lift_init(l, c, parent, newparent);
 	lf.id[2] = from.e.id;
 	lf.id[3] = to.there ? to.e.id : 0;

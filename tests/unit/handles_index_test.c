@@ -146,7 +146,7 @@ END_TEST
  * steps, or after one fewer. */
 START_TEST(killed_at_any_moment)
 {
-	enum { ROUNDS = 25 };
+	enum { ROUNDS = 15 };
 	struct model *m = calloc(1, sizeof *m), *n = malloc(sizeof *n);
 	_Atomic uint64_t *begun = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t s = Seed, kill_seed = Seed ^ 0x5555;
@@ -236,7 +236,7 @@ START_TEST(four_threads_while_it_folds)
 	index_tuning.records = 256;
 	struct handles *h = must_open(&P, false);
 	for (unsigned i = 0; i < THREADS; i++) {
-		l[i] = (struct load){ h, m, Seed + 2 * i, i * (IDS / THREADS), (i + 1) * (IDS / THREADS), 60000 };
+		l[i] = (struct load){ h, m, Seed + 2 * i, i * (IDS / THREADS), (i + 1) * (IDS / THREADS), 30000 };
 		ck_assert_int_eq(pthread_create(&t[i], NULL, load, &l[i]), 0);
 	}
 	for (int i = 0; i < 20; i++)
@@ -639,7 +639,7 @@ int main(void)
 
 	log_init("handles_index_test", LOG_SINK_STDERR, LOG_LVL_ERROR);
 	tcase_add_checked_fixture(t, setup, teardown);
-	tcase_set_timeout(t, 60);
+	tcase_set_timeout(t, 120);
 	tcase_add_test(t, random_steps_with_folds_and_restarts);
 	tcase_add_test(t, killed_at_any_moment);
 	tcase_add_test(t, four_threads_while_it_folds);
@@ -648,7 +648,7 @@ int main(void)
 	tcase_add_test(t, bad_arguments);
 	suite_add_tcase(s, t);
 	tcase_add_checked_fixture(w, setup, teardown);
-	tcase_set_timeout(w, 60);
+	tcase_set_timeout(w, 120);
 	tcase_add_test(w, rebuild_finds_everything);
 	tcase_add_test(w, rebuild_after_another_boot);
 	tcase_add_loop_test(w, damaged_files_are_rebuilt, 0, 3);

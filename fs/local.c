@@ -181,6 +181,8 @@ static int open_descriptors(struct local *l)
 	return err ? err : pin(l, HANDLE_LIMBO, limbo, ".", &l->limbo);
 }
 
+static const struct volume_limits no_limits;
+
 int local_new(const struct local_config *cfg, struct layer **out)
 {
 	struct local *l = calloc(1, sizeof(*l));
@@ -190,8 +192,7 @@ int local_new(const struct local_config *cfg, struct layer **out)
 	l->cfg = *cfg;
 	l->proc_fd = l->hidden_fd = -1;
 	l->gen = handles_generation(cfg->handles);
-	if (cfg->limits)
-		l->lim = *cfg->limits;
+	l->lim = cfg->limits ? cfg->limits : &no_limits;
 	if (!l->cfg.dir_cache_bytes)
 		l->cfg.dir_cache_bytes = DIR_CACHE_DEFAULT;
 	if (!l->cfg.fd_cache)

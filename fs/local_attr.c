@@ -59,7 +59,7 @@ void local_unlift(struct lifted *lf)
 
 struct timespec local_clamp_time(const struct local *l, struct timespec t)
 {
-	const struct volume_limits *m = &l->lim;
+	const struct volume_limits *m = l->lim;
 	if (m->time_min != m->time_max && t.tv_sec < m->time_min)
 		return (struct timespec){ .tv_sec = m->time_min };
 	if (m->time_min != m->time_max && t.tv_sec >= m->time_max)
@@ -257,7 +257,7 @@ int local_setattr(struct layer *layer, struct call *c, uint64_t id, struct file 
 	auto_obj struct obj *found = NULL;
 	struct attr attr;
 	bool did = false;
-	if (s->valid & SET_SIZE && (s->size > INT64_MAX || (l->lim.size_max && s->size > l->lim.size_max)))
+	if (s->valid & SET_SIZE && (s->size > INT64_MAX || (l->lim->size_max && s->size > l->lim->size_max)))
 		return -EFBIG;
 	if (!c->locked)
 		objlock_ids(l->cfg.locks, &g, &id, 1);

@@ -159,7 +159,7 @@ static int nothing_changed(struct local *l, struct call *c, struct file *f, stru
 /* Applies the volume's limit on sizes: *LEN is cut, or -EFBIG. */
 static int check_range(const struct local *l, uint64_t off, size_t *len)
 {
-	uint64_t max = l->lim.size_max ? l->lim.size_max : INT64_MAX;
+	uint64_t max = l->lim->size_max ? l->lim->size_max : INT64_MAX;
 	if (off > INT64_MAX)
 		return -EINVAL;
 	if (off >= max)
@@ -275,7 +275,7 @@ int local_fallocate(struct layer *layer, struct call *c, struct file *f, int mod
 	struct local *l = to_local(layer);
 	auto_objguard struct objguard g = { 0 };
 	auto_lifted struct lifted lf = lift_init(l, c, f->id, 0);
-	uint64_t max = l->lim.size_max ? l->lim.size_max : INT64_MAX;
+	uint64_t max = l->lim->size_max ? l->lim->size_max : INT64_MAX;
 	if (!len || off > INT64_MAX || len > INT64_MAX)
 		return -EINVAL;
 	if (off + len > max)

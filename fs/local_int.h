@@ -78,7 +78,7 @@ struct snap_cache;
 struct local {
 	struct layer layer;
 	struct local_config cfg;	/* as given, defaults filled in */
-	struct volume_limits lim;
+	const struct volume_limits *lim;	/* never NULL; narrows when a node joins */
 	unsigned idle_max;		/* per shard */
 	uint32_t gen;
 	uint32_t dev_major, dev_minor;	/* of the backing file system */

@@ -46,7 +46,7 @@ static int check_create(const struct local *l, const struct obj *p, const char *
 		return -EPERM;
 	if (S_ISLNK(cr->mode) && (!cr->target || !len))
 		return -ENOENT;
-	if (S_ISLNK(cr->mode) && (len > LAYER_SYMLINK_MAX || (l->lim.symlink_max && len > l->lim.symlink_max)))
+	if (S_ISLNK(cr->mode) && (len > LAYER_SYMLINK_MAX || (l->lim->symlink_max && len > l->lim->symlink_max)))
 		return -ENAMETOOLONG;
 	return 0;
 }

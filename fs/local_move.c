@@ -215,7 +215,7 @@ static int link_checked(struct local *l, struct call *c, struct obj *o, struct o
 		return err;
 	if (!stx.stx_nlink)
 		return -ENOENT;
-	if (l->lim.link_max && stx.stx_nlink >= l->lim.link_max)
+	if (l->lim->link_max && stx.stx_nlink >= l->lim->link_max)
 		return -EMLINK;
 	auto_lifted struct lifted lf = lift_init(l, c, o->id, p->id);
 	return TRY_LIFT(&lf, linkat(o->fd, "", p->fd, name, AT_EMPTY_PATH));

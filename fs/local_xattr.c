@@ -80,9 +80,9 @@ static int check_limits(struct local *l, const struct obj *o, const char *name, 
 	auto_free char *list = NULL;
 	if (size > LAYER_XATTR_MAX)
 		return -E2BIG;
-	if (l->lim.xattr_value_max && size > l->lim.xattr_value_max)
+	if (l->lim->xattr_value_max && size > l->lim->xattr_value_max)
 		return -ENOSPC;
-	if (!l->lim.xattr_total_max)
+	if (!l->lim->xattr_total_max)
 		return 0;
 	size_t total = entry_bytes(name, size);
 	ssize_t len = list_all(o, &list);
@@ -94,7 +94,7 @@ static int check_limits(struct local *l, const struct obj *o, const char *name, 
 		if (n >= 0)
 			total += entry_bytes(list + at, (size_t)n);
 	}
-	return total > l->lim.xattr_total_max ? -ENOSPC : 0;
+	return total > l->lim->xattr_total_max ? -ENOSPC : 0;
 }
 
 /* ---- changes ---- */

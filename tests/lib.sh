@@ -255,7 +255,7 @@ drained() { # PRIMARY STANDBY
 	local a b
 	a=$(status "$1" '"\(.epoch) \(.lsn)"')
 	b=$(status "$2" '"\(.epoch) \(.lsn)"')
-	[ -n "$a" ] && [ "$a" = "$b" ] && [ "$(status "$1" ".peers[] | select(.name == \"$2\") | .lag_ops")" = 0 ]
+	[ -n "$a" ] && [ "$a" = "$b" ] && [ "$(status "$1" ".peers[] | select(.name == \"$2\") | \"\(.state) \(.lag_ops)\"")" = "level 0" ]
 }
 settle() { wait_for "${SETTLE_LIMIT:-60}" drained "$1" "$2"; }
 

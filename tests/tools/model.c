@@ -174,10 +174,19 @@ static int keep(struct worker *w, int side, unsigned slot, int fd)
 	return 0;
 }
 
+/* A mode drawn from X. Setgid without group execute is left out: whether a write clears it is decided by who asks in newer kernels, and a FUSE
+ * daemon is not told. */
+static mode_t mode_of(uint64_t x)
+{
+	mode_t m = (mode_t)(x & 07777);
+
+	return m & S_ISGID ? m | S_IXGRP : m;
+}
+
 static long do_create(struct worker *w, int side, const struct op *o)
 {
 	static const int extra[] = { O_EXCL, 0, O_TRUNC, O_APPEND };
-	int fd = openat(run.root[side], o->a, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC | extra[o->x % 4], (mode_t)(o->y & 07777));
+	int fd = openat(run.root[side], o->a, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC | extra[o->x % 4], mode_of(o->y));
 
 	return keep(w, side, o->held, fd);
 }
@@ -403,17 +412,17 @@ static long perform(struct worker *w, int side, const struct op *o)
 	case K_FALLOCATE: return do_fallocate(w, side, o);
 	case K_COPY: return do_copy(w, side, o);
 	case K_FSYNC: return o->x % 2 ? fsync(held) : fdatasync(held);
-	case K_FCHMOD: return fchmod(held, (mode_t)(o->x & 07777));
+	case K_FCHMOD: return fchmod(held, mode_of(o->x));
 	case K_TRUNCATE: return truncate(proc_path(side, o->a, (char[PATH_LEN + 64]){ 0 }), (off_t)(o->x % 100000));
 	case K_UNLINK: return unlinkat(root, o->a, 0);
-	case K_MKDIR: return mkdirat(root, o->a, (mode_t)(o->x & 07777) | (o->y % 4 ? 0755 : 0));
+	case K_MKDIR: return mkdirat(root, o->a, mode_of(o->x) | (o->y % 4 ? 0755 : 0));
 	case K_RMDIR: return unlinkat(root, o->a, AT_REMOVEDIR);
 	case K_RENAME: return do_rename(side, o);
 	case K_LINK: return linkat(root, o->a, root, o->b, 0);
 	case K_SYMLINK: return symlinkat(strrchr(o->b, '/') + 1, root, o->a);
 	case K_READLINK: return do_readlink(w, side, o);
 	case K_MKNOD: return do_mknod(side, o);
-	case K_CHMOD: return fchmodat(root, o->a, (mode_t)(o->x & 07777) | (o->y % 2 ? 0700 : 0), 0);
+	case K_CHMOD: return fchmodat(root, o->a, mode_of(o->x) | (o->y % 2 ? 0700 : 0), 0);
 	case K_CHOWN: return do_chown(side, o);
 	case K_UTIMES: return do_utimes(w, side, o);
 	case K_SETXATTR: case K_GETXATTR: case K_REMOVEXATTR: case K_LISTXATTR: return do_xattr(w, side, o);

@@ -254,7 +254,7 @@ static void iov_skip(struct iovec **iov, size_t *niov, size_t n)
 		(*iov)++;
 		(*niov)--;
 	}
-	if (n) {
+	if (n && *niov) {
 		(*iov)->iov_base = (char *)(*iov)->iov_base + n;
 		(*iov)->iov_len -= n;
 	}
@@ -528,34 +528,30 @@ void conn_name(int fd, char out[CONN_NAME_MAX])
 		snprintf(out, CONN_NAME_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* Takes FD over, also on error. */
-static int conn_new(struct conn_security *s, int fd, bool server, int watch_fd, struct conn **out)
+/* Takes FD over, also on error: NULL = no memory or descriptors. */
+static struct conn *conn_new(struct conn_security *s, int fd, bool server, int watch_fd)
 {
 	struct conn *c = calloc(1, sizeof *c);
 
 	if (!c) {
 		close(fd);
-		return -ENOMEM;
+		return NULL;
 	}
 	c->fd = fd;
 	c->watch_fd = watch_fd;
 	c->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int err = c->end_fd < 0 ? -errno : 0;
 	pthread_mutex_init(&c->ssl_mu, NULL);
 	c->rbuf = malloc(RBUF_LEN);
 	c->wbuf = malloc(WBUF_LEN);
 	if (tls_wanted(s))
 		c->ssl = tls_new(s, fd, server);
-	if (!err && (!c->rbuf || !c->wbuf || (tls_wanted(s) && !c->ssl)))
-		err = -ENOMEM;
-	if (err) {
+	if (c->end_fd < 0 || !c->rbuf || !c->wbuf || (tls_wanted(s) && !c->ssl)) {
 		conn_free(c);
-		return err;
+		return NULL;
 	}
 	socket_options(fd);
 	conn_name(fd, c->peer);
-	*out = c;
-	return 0;
+	return c;
 }
 
 static int handshake(struct conn *c, uint64_t deadline)
@@ -580,12 +576,11 @@ static int handshake(struct conn *c, uint64_t deadline)
 
 static int conn_make(struct conn_security *s, int fd, bool server, int watch_fd, uint64_t deadline, struct conn **out)
 {
-	struct conn *c = NULL;
-	int r = conn_new(s, fd, server, watch_fd, &c);
+	struct conn *c = conn_new(s, fd, server, watch_fd);
 
-	if (r < 0)
-		return r;
-	r = handshake(c, deadline);
+	if (!c)
+		return -ENOMEM;
+	int r = handshake(c, deadline);
 	if (r < 0) {
 		conn_free(c);
 		return r;

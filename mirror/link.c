@@ -145,15 +145,11 @@ static struct outmsg *outmsg_new(const struct msg *m)
 	return o;
 }
 
-int link_send(struct links *l, unsigned peer, const struct msg *m)
+/* Takes O over unless it fails. */
+static int outbox_add(struct peer *p, struct outmsg *o)
 {
-	assert(peer >= 1 && peer <= NODE_MAX);
-	struct peer *p = &l->peers[peer];
-	auto_free struct outmsg *o = outmsg_new(m);
-
-	if (!o)
-		return -ENOMEM;
 	auto_lock(&p->mu);
+
 	if (!p->up || p->reset)
 		return -ENOTCONN;
 	if (p->nout == LINK_BACKLOG_MAX) {
@@ -163,8 +159,21 @@ int link_send(struct links *l, unsigned peer, const struct msg *m)
 	if (!p->nout++)
 		wake(p);
 	*p->tail = o;
-	p->tail = &steal_ptr(&o)->next;
+	p->tail = &o->next;
 	return 0;
+}
+
+int link_send(struct links *l, unsigned peer, const struct msg *m)
+{
+	assert(peer >= 1 && peer <= NODE_MAX);
+	struct outmsg *o = outmsg_new(m);
+
+	if (!o)
+		return -ENOMEM;
+	int r = outbox_add(&l->peers[peer], o);
+	if (r < 0)
+		free(o);
+	return r;
 }
 
 static struct outmsg *outbox_take(struct peer *p)
@@ -289,6 +298,14 @@ static unsigned ms_until(uint64_t when)
 	return when > now ? (unsigned)(when - now) : 0;
 }
 
+/* Until the next heartbeat or the end of patience, whichever is first. */
+static unsigned wait_ms(struct peer *p, uint64_t next_beat)
+{
+	uint64_t patience = atomic_load(&p->last_heard_ms) + p->l->cfg.peer_timeout_ms + 1;
+
+	return ms_until(patience < next_beat ? patience : next_beat);
+}
+
 /* Until the link's end. WHY stays empty when the links are being stopped. */
 static void run(struct peer *p, struct conn *c, char why[REASON_MAX])
 {
@@ -303,7 +320,7 @@ static void run(struct peer *p, struct conn *c, char why[REASON_MAX])
 			next_beat = clock_mono_ms() + interval;
 		}
 		if (r >= 0)
-			r = conn_wait(c, p->wake_fd, more == -EAGAIN ? ms_until(next_beat) : 0);
+			r = conn_wait(c, p->wake_fd, more == -EAGAIN ? wait_ms(p, next_beat) : 0);
 		if (r > 0 && (r & CONN_WOKEN))
 			eventfd_read(p->wake_fd, &unused);
 		if (r >= 0)
@@ -458,8 +475,11 @@ const char *link_hand_over(struct links *l, struct conn *c, const struct hello *
 static struct conn *handed_take(struct peer *p, struct hello *h)
 {
 	auto_lock(&p->mu);
+	struct conn *c = p->handed;
+
+	p->handed = NULL;
 	*h = p->handed_hello;
-	return steal_ptr(&p->handed);
+	return c;
 }
 
 static void accept_loop(struct peer *p)

@@ -523,7 +523,7 @@ START_TEST(test_silence_is_noticed)
 	uint64_t took = clock_mono_ms() - start;
 	printf("# silence noticed after %llu ms\n", (unsigned long long)took);
 	ck_assert_uint_ge(took, PEER_TIMEOUT_MS - PEER_TIMEOUT_MS / 5 - 20);
-	ck_assert_uint_le(took, 2 * PEER_TIMEOUT_MS);
+	ck_assert_uint_le(took, 2 * PEER_TIMEOUT_MS);	/* a busy machine; 501 otherwise */
 	w.silent = false;
 	AWAIT(&t.one, t.one.ups == 2);
 	AWAIT(&t.two, t.two.ups == 2);

@@ -209,7 +209,7 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 
 	if (p->state >= PEER_OPENING)
 		act(s, ACT_CLOSE, n);
-	if (p->state >= PEER_OPENING || ((members(c) | c->ackset) & BIT(n)))
+	if (p->state >= PEER_OPENING || (((members(c) | c->ackset) & BIT(n)) && p->drop == DROP_NOT))
 		say(s, LVL_WARN, "peer: node %u: given up: %s", n, why);
 	p->state = p->connected ? PEER_READY : PEER_DOWN;
 	p->want_level = p->told_level = false;
@@ -779,8 +779,11 @@ static void on_msg_level(struct step *s)
 {
 	struct core *c = s->c;
 	unsigned n = s->e->peer;
-	if (c->following != (int)n || c->rec.inconsistent)
+	if (c->following != (int)n || c->rec.inconsistent) {
+		say(s, LVL_WARN, "peer: node %u: says that this node is level, which %s: ignored", n,
+		    c->rec.inconsistent ? "is inconsistent" : "does not follow it");
 		return;
+	}
 	c->level = true;
 	c->rec.outdated = c->presumed_outdated = false;
 	c->peer[n].state = PEER_LEVEL;

@@ -137,6 +137,8 @@ void index_steady(struct handles *h, unsigned token);
 /* Calls FN for every entry, in id order, from a consistent snapshot; stops at FN's first nonzero return and
  * returns it. FN may read the index, not change it. */
 int index_each(struct handles *h, int (*fn)(void *arg, const struct hentry *e), void *arg);
+/* The same, for ids from FROM on: to go on in short transactions. */
+int index_each_from(struct handles *h, uint64_t from, int (*fn)(void *arg, const struct hentry *e), void *arg);
 uint64_t index_count(struct handles *h);
 
 /* ---- marks: FD may be O_PATH ---- */

@@ -471,17 +471,18 @@ int index_by_ino(struct handles *h, uint64_t ino, uint64_t *id)
 	return ino_verify(ix, ino, &last, 1, id);
 }
 
-static int each_in(struct index *ix, MDB_txn *txn, int (*fn)(void *arg, const struct hentry *e), void *arg)
+static int each_in(struct index *ix, MDB_txn *txn, uint64_t from, int (*fn)(void *arg, const struct hentry *e), void *arg)
 {
 	MDB_cursor *cur;
-	MDB_val k, v;
+	MDB_val k = { sizeof from, &from }, v;
+	MDB_cursor_op step = MDB_SET_RANGE;
 	struct hentry e;
 	int r = 0;
 
 	int rc = mdb_cursor_open(txn, ix->db.by_id, &cur);
 	if (rc)
 		return db_err(rc);
-	while (!r && !(rc = mdb_cursor_get(cur, &k, &v, MDB_NEXT))) {
+	for (; !r && !(rc = mdb_cursor_get(cur, &k, &v, step)); step = MDB_NEXT) {
 		uint64_t id;
 		memcpy(&id, k.mv_data, sizeof id);
 		r = db_decode(id, v, &e);
@@ -494,6 +495,11 @@ static int each_in(struct index *ix, MDB_txn *txn, int (*fn)(void *arg, const st
 
 int index_each(struct handles *h, int (*fn)(void *arg, const struct hentry *e), void *arg)
 {
+	return index_each_from(h, 0, fn, arg);
+}
+
+int index_each_from(struct handles *h, uint64_t from, int (*fn)(void *arg, const struct hentry *e), void *arg)
+{
 	struct index *ix = &h->ix;
 	MDB_txn *txn;
 
@@ -503,7 +509,7 @@ int index_each(struct handles *h, int (*fn)(void *arg, const struct hentry *e), 
 	pthread_rwlock_rdlock(&ix->each_lock);
 	r = db_err(mdb_txn_begin(ix->db.env, NULL, MDB_RDONLY, &txn));
 	if (!r) {
-		r = each_in(ix, txn, fn, arg);
+		r = each_in(ix, txn, from, fn, arg);
 		mdb_txn_abort(txn);
 	}
 	pthread_rwlock_unlock(&ix->each_lock);

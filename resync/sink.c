@@ -153,20 +153,29 @@ static int add_orphan(void *arg, uint64_t id)
 	struct limbo_ids *b = arg;
 	struct hentry he;
 
-	if (!index_get(b->s->cfg.handles, id, &he) && (he.flags & HENTRY_TMPFILE))
+	bool tmp = !index_get(b->s->cfg.handles, id, &he) && (he.flags & HENTRY_TMPFILE);
+	if (tmp && (!b->s->round || !idset_has(&b->s->tmp_old, id) || idset_has(&b->s->tmp_live, id)))
 		return 0;
 	b->id[b->n++] = id;
 	return b->n == ARRAY_LEN(b->id);
 }
 
-static int purge_one(struct resync_sink *s, uint64_t id)
+/* A tree in lost/ loses its marks: names of files that are elsewhere too must not be in it. */
+static int keep_orphan(struct resync_sink *s, uint64_t id)
 {
 	struct attr a;
-	int err = 0;
+	int err = sink_known(s, id, &a);
 
-	if (s->session && !idset_has(&s->kept, id) && !sink_known(s, id, &a))
-		err = keep_version(s, id);	/* moves it out of limbo */
-	if (!err)
+	if (!err && S_ISDIR(a.mode))
+		err = sink_unlink_shared(s, id);
+	return err ? err : keep_version(s, id);	/* moves it out of limbo */
+}
+
+static int purge_one(struct resync_sink *s, uint64_t id)
+{
+	int err = s->session && !idset_has(&s->kept, id) ? keep_orphan(s, id) : 0;
+
+	if (!err || err == -ESTALE)
 		err = local_limbo_purge(s->cfg.bottom, id);
 	return err == -ENOENT || err == -ESTALE ? 0 : err;
 }
@@ -189,11 +198,14 @@ static int empty_limbo(struct resync_sink *s)
 	return err;
 }
 
-static int clear_tmp(void *arg, uint64_t id)
+/* More than fit stay until a promotion purges what nobody has open. */
+static int note_tmp(void *arg, uint64_t id)
 {
 	struct resync_sink *s = arg;
+	struct hentry he;
 
-	index_set_flags(s->cfg.handles, id, 0, HENTRY_TMPFILE);
+	if (!index_get(s->cfg.handles, id, &he) && (he.flags & HENTRY_TMPFILE))
+		idset_add(&s->tmp_old, id);
 	return 0;
 }
 
@@ -237,14 +249,19 @@ static void flusher_kick(struct resync_sink *s)
 static int begin(struct resync_sink *s, const struct op *op)
 {
 	(void)op;
+	if (s->session && !s->kept.max)
+		return -ENOMEM;		/* rather no comparison than lost versions */
 	int err = s->cfg.set_inconsistent(s->cfg.arg, true);
 	if (err)
 		return err;
 	apply_set_tolerant(s->a, true);
-	if (!s->round)
+	if (!s->round && s->kept.max)
 		idset_clear(&s->kept);
 	s->round = true;
-	return local_limbo_each(s->cfg.bottom, clear_tmp, s);
+	idset_clear(&s->tmp_old);
+	idset_clear(&s->tmp_live);
+	err = local_limbo_each(s->cfg.bottom, note_tmp, s);
+	return err < 0 ? err : 0;
 }
 
 /* What the primary has to hear of before the end counts: our reports, and what apply skipped. */
@@ -327,7 +344,7 @@ int resync_sink_new(const struct resync_sink_config *cfg, struct resync_sink **o
 	s->cfg = *cfg;
 	pthread_mutex_init(&s->mu, NULL);
 	s->buf = malloc(RESYNC_CHUNK);
-	if (!s->buf) {
+	if (!s->buf || idset_init(&s->tmp_old, TMPFILES_MAX) || idset_init(&s->tmp_live, TMPFILES_MAX)) {
 		resync_sink_free(s);
 		return -ENOMEM;
 	}
@@ -345,6 +362,8 @@ void resync_sink_free(struct resync_sink *s)
 	free(s->session);
 	free(s->buf);
 	idset_free(&s->kept);
+	idset_free(&s->tmp_old);
+	idset_free(&s->tmp_live);
 	pthread_mutex_destroy(&s->mu);
 	free(s);
 }

@@ -2,8 +2,7 @@
  * Statements about names. OP_R_DIR makes the entries of a range of positions equal:
  *
  *   1. What is here in the range under another id, or isn't listed, loses that name: a file's last name and a directory go to limbo, where
- *      they can still be asked for by their id; other names are unlinked. Entries that the local layer hides (unmarked strangers) are in the way only
- *      when a listed name is theirs: then they are moved aside too.
+ *      they can still be asked for by their id; other names are unlinked. What the local layer hides (strays) is moved away (sink_stray.c).
  *   2. What is listed and not here: placed, when its id is known (out of limbo, a hard link, a directory moved from where it is); else a
  *      placeholder is made (files, directories) and reported MISSING, so that it is stated whole; other kinds need what only OP_R_PLACE carries.
  *
@@ -113,8 +112,7 @@ static int take_name(struct resync_sink *s, uint64_t parent, const char *name, u
 	return local_to_limbo(s->cfg.bottom, &c, parent, name);
 }
 
-/* NAME in PARENT, which names ID here, shall not. */
-static int evict(struct resync_sink *s, uint64_t parent, const char *name, uint64_t id)
+int sink_evict(struct resync_sink *s, uint64_t parent, const char *name, uint64_t id)
 {
 	struct timespec ctime = ctime_of(s, id);
 	struct attr a;
@@ -175,7 +173,7 @@ static int match_own(struct resync_sink *s, uint64_t id, const struct list *own,
 		if (w && w->id == own->e[i].id)
 			w->matched = true;
 		else
-			err = evict(s, id, own->e[i].name, own->e[i].id);
+			err = sink_evict(s, id, own->e[i].name, own->e[i].id);
 	}
 	return err;
 }
@@ -219,7 +217,10 @@ int sink_make_in_limbo(struct resync_sink *s, uint64_t id, const struct attr *a,
 
 	snprintf(name, sizeof name, "%016llx", (unsigned long long)id);
 	s->evicted = true;
-	return make(s, id, HANDLE_LIMBO, name, a, target);
+	int err = make(s, id, HANDLE_LIMBO, name, a, target);
+	if (!err && S_ISREG(a->mode))	/* the local layer takes a file that is made there for an O_TMPFILE one */
+		err = index_set_flags(s->cfg.handles, id, 0, HENTRY_TMPFILE);
+	return err;
 }
 
 static uint64_t parent_of(struct resync_sink *s, uint64_t dir)
@@ -269,7 +270,7 @@ static int break_loop(struct resync_sink *s, uint64_t parent)
 		return -ELOOP;
 	int err = name_in(s, above, parent, name);
 	if (!err)
-		err = evict(s, above, name, parent);
+		err = sink_evict(s, above, name, parent);
 	if (!err)
 		sink_dirty(s, above);
 	return err;
@@ -295,7 +296,7 @@ static int place(struct resync_sink *s, uint64_t id, uint32_t type, uint64_t par
 		if (!err)
 			err = place_once(s, id, parent, name);
 	} else if (err == -EEXIST || err == -ENOTEMPTY) {
-		err = evict(s, parent, name, 0);
+		err = sink_strays(s, parent);
 		if (!err)
 			err = place_once(s, id, parent, name);
 	}
@@ -316,7 +317,7 @@ static int make_placeholder(struct resync_sink *s, uint64_t parent, const struct
 	int err = make(s, e->id, parent, e->name, &a, NULL);
 
 	if (err == -EEXIST) {
-		err = evict(s, parent, e->name, 0);
+		err = sink_strays(s, parent);
 		if (!err)
 			err = make(s, e->id, parent, e->name, &a, NULL);
 	}
@@ -376,12 +377,14 @@ int sink_dir(struct resync_sink *s, const struct op *op)
 
 	if (!err)
 		err = have_dir(s, op->id);
+	if (!err && !op->off)
+		err = sink_strays(s, op->id);
 	if (!err)
 		err = match_range(s, op, &want);
 	return err ? err : give_all(s, op->id, &want);
 }
 
-/* The name is free for ID, or has it already (1). */
+/* The name is made free for ID; 1: it has it already. */
 static int clear_name(struct resync_sink *s, const struct op *op)
 {
 	uint64_t now;
@@ -390,7 +393,7 @@ static int clear_name(struct resync_sink *s, const struct op *op)
 
 	if (err)
 		return err == -ENOENT ? 0 : err;
-	return now == op->id ? 1 : evict(s, op->parent, op->name, now);
+	return now == op->id ? 1 : sink_evict(s, op->parent, op->name, now);
 }
 
 static int place_named(struct resync_sink *s, const struct op *op, const char *target)
@@ -422,14 +425,23 @@ static int place_named(struct resync_sink *s, const struct op *op, const char *t
 	return err;
 }
 
-/* A file without a name: kept at the end. */
+/* A file without a name: kept at the end. One that has a name here is no such file. */
 static int place_tmpfile(struct resync_sink *s, const struct op *op)
 {
+	struct hentry he;
 	struct attr cur;
 	int err = sink_known(s, op->id, &cur);
 
+	if (!err)
+		err = index_get(s->cfg.handles, op->id, &he);
+	if (!err && !(he.flags & HENTRY_TMPFILE)) {
+		err = sink_forget(s, op->id);
+		err = err ? err : -ESTALE;
+	}
 	if (err == -ESTALE)
 		err = sink_make_in_limbo(s, op->id, &op->attr, NULL);
+	if (!err && s->round)
+		idset_add(&s->tmp_live, op->id);
 	return err ? err : index_set_flags(s->cfg.handles, op->id, HENTRY_TMPFILE, 0);
 }
 
@@ -478,7 +490,7 @@ int sink_forget(struct resync_sink *s, uint64_t id)
 	for (size_t i = 0; i < d.n && err >= 0; i++) {
 		if (d.id[i] == id || d.id[i] == HANDLE_LIMBO || name_in(s, d.id[i], id, name))
 			continue;
-		err = evict(s, d.id[i], name, id);
+		err = sink_evict(s, d.id[i], name, id);
 		sink_dirty(s, d.id[i]);
 		i--;	/* it may have another name there */
 	}

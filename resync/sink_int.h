@@ -6,7 +6,7 @@
 
 #include "resync/resync_int.h"
 
-enum { KEPT_MAX = 256 << 10, PATHS_MAX = 16 << 10 };
+enum { KEPT_MAX = 256 << 10, PATHS_MAX = 16 << 10, TMPFILES_MAX = 16 << 10 };
 
 /* Where an object that went to limbo was, for the names in lost/. */
 struct old_path { uint64_t id; char *path; };
@@ -19,6 +19,8 @@ struct resync_sink {
 	bool round;			/* between OP_R_BEGIN and the final OP_R_END */
 	bool changed;			/* something was changed since the flusher was last started */
 	bool evicted;			/* something went to limbo since the last end */
+	/* O_TMPFILE files that lay in limbo at OP_R_BEGIN, and those of them that the primary has still. */
+	struct idset tmp_old, tmp_live;
 	uint64_t reports, mark;		/* sent so far; and at the last probe */
 	unsigned char *buf;		/* RESYNC_CHUNK bytes, owned */
 
@@ -57,6 +59,15 @@ int sink_place(struct resync_sink *s, const struct op *op);
 int sink_make_in_limbo(struct resync_sink *s, uint64_t id, const struct attr *a, const char *target);
 /* Takes all names of ID away and removes it: it is not what it should be. */
 int sink_forget(struct resync_sink *s, uint64_t id);
+
+/* NAME in PARENT, which names ID here, shall not: unlinked, or (its last name, a directory) to limbo. */
+int sink_evict(struct resync_sink *s, uint64_t parent, const char *name, uint64_t id);
+
+/* sink_stray.c */
+/* Moves what is in directory ID without being part of the volume to lost/strays. */
+int sink_strays(struct resync_sink *s, uint64_t id);
+/* Takes away those names below directory ROOT whose files have others. */
+int sink_unlink_shared(struct resync_sink *s, uint64_t root);
 
 /* sink_obj.c */
 int sink_attr(struct resync_sink *s, const struct op *op);

@@ -85,6 +85,21 @@ static bool ahead(const struct resync *r, uint64_t id)
 	return bsearch(&id, r->scan, r->nscan, sizeof id, cmp_id) != NULL;
 }
 
+/* Was all of ID stated after SEQ already? */
+static bool stated_since(const struct resync *r, uint64_t id, uint64_t seq)
+{
+	return seq && r->said[id % SAID_MAX].id == id && r->said[id % SAID_MAX].seq >= seq;
+}
+
+static void note_stating(struct resync *r, uint64_t id)
+{
+	uint64_t last = queue_last(r->cfg.queue);
+
+	auto_lock(&r->mu);
+	r->said[id % SAID_MAX].id = id;
+	r->said[id % SAID_MAX].seq = last;
+}
+
 static void add_dirty(struct resync *r, uint64_t id)
 {
 	if (!id)
@@ -126,12 +141,15 @@ void resync_report(struct resync *r, const struct report *rep)
 {
 	auto_lock(&r->mu);
 	switch (rep->kind) {
-	case REPORT_DIRTY: add_dirty(r, rep->id); break;
-	case REPORT_MISSING:
-		if (rep->bits == S_IFREG || rep->bits == S_IFDIR)
+	case REPORT_DIRTY:
+		if (!stated_since(r, rep->id, rep->seq))
 			add_dirty(r, rep->id);
-		else
+		break;
+	case REPORT_MISSING:
+		if (rep->bits != S_IFREG && rep->bits != S_IFDIR)
 			add_task(r, rep);
+		else if (!stated_since(r, rep->id, rep->seq))
+			add_dirty(r, rep->id);
 		break;
 	case REPORT_XATTR:
 	case REPORT_DATA: add_task(r, rep); break;
@@ -255,13 +273,13 @@ int source_breathe(struct resync *r)
 
 /* ---- a round ---- */
 
-struct fetch { uint64_t *ids; size_t n; uint64_t after; };
+struct fetch { uint64_t *ids; size_t n; };
 
 static int fetch_one(void *arg, const struct hentry *e)
 {
 	struct fetch *f = arg;
 
-	if (e->id <= f->after || !id_valid(e->id))
+	if (e->id == HANDLE_ROOT || !id_valid(e->id))
 		return 0;
 	f->ids[f->n++] = e->id;
 	return f->n == SCAN_IDS;
@@ -271,14 +289,14 @@ static int fetch_one(void *arg, const struct hentry *e)
 static int fetch(struct resync *r)
 {
 	uint64_t *ids = malloc(SCAN_IDS * sizeof *ids);
-	struct fetch f = { .ids = ids, .after = r->at };
+	struct fetch f = { .ids = ids };
 
 	if (!ids)
 		return -ENOMEM;
 	pthread_mutex_lock(&r->mu);
 	r->fetching = true;
 	pthread_mutex_unlock(&r->mu);
-	int err = index_each(r->cfg.handles, fetch_one, &f);
+	int err = index_each_from(r->cfg.handles, r->at + 1, fetch_one, &f);
 	auto_lock(&r->mu);
 	free(r->scan);
 	r->scan = ids;
@@ -303,6 +321,7 @@ static int state_one(struct resync *r, uint64_t id)
 {
 	int err = source_breathe(r);
 
+	note_stating(r, id);
 	return err ? err : state_object(r, id);
 }
 
@@ -440,18 +459,19 @@ static int serve(struct resync *r)
 static void *engine(void *arg)
 {
 	struct resync *r = arg;
-	int err = whole_round(r);
+	int err = 0;
 
-	pthread_mutex_lock(&r->mu);
-	r->progress.running = r->scanning = false;
-	pthread_mutex_unlock(&r->mu);
-	if (err == -ESHUTDOWN)
+	if (r->cfg.full) {
+		err = whole_round(r);
+		pthread_mutex_lock(&r->mu);
+		r->progress.running = r->scanning = false;
+		pthread_mutex_unlock(&r->mu);
+		if (err != -ESHUTDOWN)
+			r->cfg.done(r->cfg.arg, r->cfg.peer, err);
+	}
+	if (err)
 		return NULL;
-	r->cfg.done(r->cfg.arg, r->cfg.peer, err);
-	if (!err)
-		err = serve(r);
-	else
-		return NULL;
+	err = serve(r);
 	if (err != -ESHUTDOWN)
 		r->cfg.done(r->cfg.arg, r->cfg.peer, err);
 	return NULL;
@@ -479,7 +499,7 @@ int resync_start(const struct resync_config *cfg, struct resync **out)
 		return -ENOMEM;
 	r->cfg = *cfg;
 	r->tasks_end = &r->tasks;
-	r->progress.running = true;
+	r->progress.running = cfg->full;
 	pthread_mutex_init(&r->mu, NULL);
 	cond_init_mono(&r->cond);
 	r->buf = malloc(RESYNC_CHUNK);

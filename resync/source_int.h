@@ -12,6 +12,7 @@ enum {
 	SCAN_IDS = 64 << 10,		/* ids read from the index at a time */
 	PROBES_MAX = 4,			/* unanswered probes: flow control */
 	PROBE_COST = 4096,		/* names and blocks stated between two probes */
+	SAID_MAX = 16 << 10,
 	FIXES_MAX = 64,			/* xattr fixes of one object within a round before we give up */
 };
 
@@ -46,6 +47,8 @@ struct resync {
 	size_t nscan, iscan;
 	unsigned cost;			/* stated since the last OP_R_END */
 	struct { uint64_t id; unsigned n; } fixes[256];
+	/* When an object's last statement began: what was reported of it before that is answered. By id modulo; guarded by MU. */
+	struct { uint64_t id, seq; } said[SAID_MAX];
 	struct enc enc;			/* blobs and lists */
 	unsigned char *buf;		/* RESYNC_CHUNK bytes, owned */
 };

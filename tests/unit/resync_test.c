@@ -957,13 +957,16 @@ static uint64_t tmpfile_on(struct layer *l, uint64_t id, struct file **f)
 START_TEST(live_nameless_files_are_kept_and_dead_ones_go)
 {
 	struct call c = call();
-	struct file *f, *g;
+	struct create cr = { .mode = S_IFREG | 0600, .exact = true };
+	struct file *f;
 	uint64_t id = tmpfile_on(top, 0, &f);
 	struct attr a;
+	char name[32];
 
 	put_id(top, id, 0, "nameless", 8);
-	tmpfile_on(B.l, ((uint64_t)2 << ID_NODE_SHIFT) + 3001, &g);
-	B.l->ops->release(B.l, &c, g);
+	c.new_id = ((uint64_t)2 << ID_NODE_SHIFT) + 3001;
+	snprintf(name, sizeof name, "%016llx", (unsigned long long)c.new_id);
+	ck_assert_int_eq(B.l->ops->create(B.l, &c, HANDLE_LIMBO, name, &cr, 0, &a, NULL), 0);
 	level();
 	ck_assert_uint_eq(limbo_count(&B), 1);
 	ck_assert_int_eq(B.l->ops->getattr(B.l, &c, id, NULL, &a), 0);

@@ -106,6 +106,7 @@ static void node_down(struct node *n)
 
 static void on_report(void *arg, const struct report *r)
 {
+
 	struct resync *e = atomic_load(&engine);
 
 	(void)arg;
@@ -265,6 +266,7 @@ static void round_start(void)
 	data_bytes = 0;
 	done_err = 1;
 	apply_err = 0;
+	apply_set_tolerant(apply, true);	/* as when a stream is opened for a comparison: ops may come before OP_R_BEGIN */
 	ck_assert_int_eq(queue_attach(queue, PEER, queue_last(queue) + 1), 0);
 	ck_assert_int_eq(pthread_create(&drainer, NULL, drain, NULL), 0);
 	pthread_mutex_lock(&mu);	/* no report before the engine is known */
@@ -299,6 +301,23 @@ static void settle(void)
 		err = pthread_cond_timedwait(&cond, &mu, &until);
 	pthread_mutex_unlock(&mu);
 	ck_assert_msg(!err, "the standby does not drain");
+}
+
+/* The engine has nothing to do any more: what is asked for now is answered. */
+static void quiesce(void)
+{
+	struct timespec until = clock_mono_after_ms(WAIT_MS);
+	uint64_t root = HANDLE_ROOT;
+	unsigned before = levels;
+	int err = 0;
+
+	resync_restate(atomic_load(&engine), &root, 1);
+	pthread_mutex_lock(&mu);
+	while (levels == before && !apply_err && !err)
+		err = pthread_cond_timedwait(&cond, &mu, &until);
+	pthread_mutex_unlock(&mu);
+	ck_assert_msg(!err, "the engine does not come to rest");
+	settle();
 }
 
 static void round_stop(void)
@@ -502,9 +521,6 @@ static void same_attr(const char *path, const struct attr *a, const struct attr 
 	if (a->mode != b->mode) differ(path, "mode");
 	if (a->nlink != b->nlink) differ(path, "nlink");
 	if (a->uid != b->uid || a->gid != b->gid) differ(path, "owner");
-	if (getenv("DETAIL") && (a->uid != b->uid || time_cmp(a->mtime, b->mtime) || a->size != b->size))
-		fprintf(stderr, "%s %llx: uid %u %u mode %o %o mtime %ld.%09ld %ld.%09ld size %llu %llu ctime %d\n", path, (unsigned long long)a->id, a->uid, b->uid, a->mode, b->mode,
-		(long)a->mtime.tv_sec,(long)a->mtime.tv_nsec, (long)b->mtime.tv_sec,(long)b->mtime.tv_nsec, (unsigned long long)a->size, (unsigned long long)b->size, time_cmp(a->ctime,b->ctime));
 	if (a->rdev != b->rdev) differ(path, "rdev");
 	if (a->size != b->size) differ(path, "size");
 	if (time_cmp(a->mtime, b->mtime)) differ(path, "mtime");
@@ -1012,7 +1028,7 @@ static void random_op(unsigned *seed)
 	case 8: if (id) top->ops->link(top, &c, id, dir2, name2, &a); break;
 	case 9: if (id) top->ops->setxattr(top, &c, id, "user.x", junk, 1 + d.len % 20, 0); break;
 	case 10: if (id) top->ops->setattr(top, &c, id, NULL, &s, &a); break;
-	case 11: s = (struct setattr){ .valid = SET_MODE | SET_UID, .mode = (uint32_t)rand_r(seed) & 07777, .uid = (uint32_t)rand_r(seed) % 9 };
+	case 11: s = (struct setattr){ .valid = rand_r(seed) % 2 ? SET_MODE : SET_UID, .mode = (uint32_t)rand_r(seed) & 07777, .uid = (uint32_t)rand_r(seed) % 9 };
 		if (id) top->ops->setattr(top, &c, id, NULL, &s, &a);
 		break;
 	default:
@@ -1035,10 +1051,13 @@ static void *write_randomly(void *arg)
 	return NULL;
 }
 
+/* Restarted before: what ops had open would live on. */
 static void damage_standby(unsigned seed)
 {
 	char p[64], q[64];
 
+	standby_down();
+	standby_up();
 	for (unsigned i = 0; i < 60; i++) {
 		snprintf(p, sizeof p, "w%u/n%u", rand_r(&seed) % 6, rand_r(&seed) % 40);
 		snprintf(q, sizeof q, "w%u/n%u", rand_r(&seed) % 6, rand_r(&seed) % 40);
@@ -1079,7 +1098,8 @@ START_TEST(a_round_is_exact_while_four_threads_write)
 		atomic_store(&stop_writing, true);
 		for (unsigned i = 0; i < 4; i++)
 			pthread_join(t[i], NULL);
-		settle();
+		if (!err)
+			quiesce();
 		round_stop();
 		ck_assert_int_eq(err, 0);
 		check_equal();
@@ -1126,7 +1146,7 @@ START_TEST(losing_versions_are_kept_whole)
 	mkfile(top, "k/same");
 	put(top, "k/same", 0, "the same", 8);
 	level();
-	put(B.l, "k/both", 0, "the LOSER'S long version", 24);
+	put(B.l, "k/both", 0, "the LOSER its long version", 24);
 	mk(B.l, "k/only", S_IFREG | 0600, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5001);
 	put(B.l, "k/only", 0, "only here", 9);
 	mk(B.l, "k/sub/od", S_IFDIR | 0700, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5002);
@@ -1135,7 +1155,7 @@ START_TEST(losing_versions_are_kept_whole)
 	resync_sink_keep_lost(sink, "s1");
 	level();
 	resync_sink_keep_lost(sink, NULL);
-	expect_lost("s1", "k/both", "the LOSER'S long version");
+	expect_lost("s1", "k/both", "the LOSER its long version");
 	expect_lost("s1", "k/only", "only here");
 	expect_lost("s1", "k/sub/od/f", "in a directory");
 	run("! test -e %s/.tandemfs/lost/s1/k/same", B.dir);
@@ -1183,11 +1203,6 @@ int main(void)
 
 	tcase_set_timeout(t, 120);
 	tcase_add_unchecked_fixture(t, up, down);
-	if (getenv("ONLY_TMP")) {
-	tcase_add_test(t, an_empty_standby_gets_everything);
-	tcase_add_test(t, live_nameless_files_are_kept_and_dead_ones_go);
-	goto go;
-	}
 	tcase_add_test(t, many_ids_in_a_set_keep_their_order);
 	tcase_add_test(t, an_empty_standby_gets_everything);
 	tcase_add_test(t, an_equal_standby_gets_no_data);
@@ -1210,7 +1225,6 @@ int main(void)
 	tcase_add_test(t, losing_versions_are_kept_whole);
 	tcase_add_test(t, a_standby_that_stops_in_the_middle_stays_inconsistent);
 	tcase_add_test(t, a_huge_directory_is_compared_by_ranges);
-go:
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_set_fork_status(r, CK_NOFORK);

@@ -1146,7 +1146,7 @@ START_TEST(losing_versions_are_kept_whole)
 	mkfile(top, "k/same");
 	put(top, "k/same", 0, "the same", 8);
 	level();
-	put(B.l, "k/both", 0, "the LOSER its long version", 24);
+	put(B.l, "k/both", 0, "the LOSER with more bytes", 25);
 	mk(B.l, "k/only", S_IFREG | 0600, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5001);
 	put(B.l, "k/only", 0, "only here", 9);
 	mk(B.l, "k/sub/od", S_IFDIR | 0700, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5002);
@@ -1155,7 +1155,7 @@ START_TEST(losing_versions_are_kept_whole)
 	resync_sink_keep_lost(sink, "s1");
 	level();
 	resync_sink_keep_lost(sink, NULL);
-	expect_lost("s1", "k/both", "the LOSER its long version");
+	expect_lost("s1", "k/both", "the LOSER with more bytes");
 	expect_lost("s1", "k/only", "only here");
 	expect_lost("s1", "k/sub/od/f", "in a directory");
 	run("! test -e %s/.tandemfs/lost/s1/k/same", B.dir);

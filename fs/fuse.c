@@ -260,7 +260,7 @@ static void mutexes_init(struct fuse_front *f)
 	pthread_mutexattr_t a;
 
 	pthread_mutex_init(&f->mu, NULL);
-	pthread_mutex_init(&f->owners_mu, NULL);
+	pthread_mutex_init(&f->open_mu, NULL);
 	pthread_mutexattr_init(&a);
 	pthread_mutexattr_settype(&a, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&f->wait_mu, &a);
@@ -366,6 +366,8 @@ int fuse_front_stop(struct fuse_front *f, bool force)
 	f->nthreads = 0;
 	f->mounted = false;
 	lock_cancel_front(f->cfg.locks, ORIGIN_FUSE, -EINTR);
+	lock_drop_front(f->cfg.locks, ORIGIN_FUSE, 0);
+	fuse_close_all(f);
 	inval_stop(f->inval);
 	return 0;
 }
@@ -381,7 +383,7 @@ void fuse_front_free(struct fuse_front *f)
 	if (f->se)
 		fuse_session_destroy(f->se);
 	pthread_mutex_destroy(&f->mu);
-	pthread_mutex_destroy(&f->owners_mu);
+	pthread_mutex_destroy(&f->open_mu);
 	pthread_mutex_destroy(&f->wait_mu);
 	free((char *)f->cfg.mount_point);
 	free((char *)f->cfg.volume);

@@ -42,7 +42,8 @@ struct fuse_front {
 	/* Held while a blocking lock request is queued, so that its grant cannot answer it before its interrupt function stands; recursive, because
 	 * queueing one may grant others. */
 	pthread_mutex_t wait_mu;
-	pthread_mutex_t owners_mu;	/* guards fh.owners of all files */
+	pthread_mutex_t open_mu;	/* guards the list of what is open, and fh.owners of all files */
+	struct fh *open;
 };
 
 /* One thread: the request that it works on. */
@@ -60,9 +61,11 @@ struct fuse_worker {
 };
 extern _Thread_local struct fuse_worker *fuse_self;
 
-/* An open file: what fi->fh points to. */
+/* An open file or directory: what fi->fh points to. All hang in a list, because an aborted mount releases nothing. */
 struct fh {
-	struct file *file;
+	struct fh *next, **prev;	/* of fuse_front.open */
+	struct file *file;		/* one of the two; owned */
+	struct dir *dir;
 	uint64_t *owners;		/* owned; fcntl lock owners that locked through this file and have not flushed since */
 	unsigned nowners;
 };
@@ -77,6 +80,8 @@ unsigned char *fuse_out(void);
 
 /* ---- fuse_ops.c ---- */
 extern const struct fuse_lowlevel_ops fuse_ops;
+/* Closes everything that the kernel left open; no thread runs any more. */
+void fuse_close_all(struct fuse_front *f);
 
 /* ---- fuse_lock.c ---- */
 void fuse_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lk);

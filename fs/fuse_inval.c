@@ -78,8 +78,10 @@ void inval_observe(void *inval, const struct change *c)
 		return;
 	}
 	ring_put(v, &r, sizeof r);
-	ring_put(v, c->name, name_len);
-	ring_put(v, pad, record_size(name_len) - sizeof r - name_len);
+	if (name_len) {
+		ring_put(v, c->name, name_len);
+		ring_put(v, pad, record_size(name_len) - sizeof r - name_len);
+	}
 	pthread_cond_signal(&v->work);
 }
 

@@ -58,7 +58,7 @@ void fuse_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, st
 
 static int owners_add(struct fuse_front *f, struct fh *h, uint64_t key)
 {
-	auto_lock(&f->owners_mu);
+	auto_lock(&f->open_mu);
 	uint64_t *grown;
 
 	for (unsigned i = 0; i < h->nowners; i++)
@@ -74,7 +74,7 @@ static int owners_add(struct fuse_front *f, struct fh *h, uint64_t key)
 
 static void owners_remove(struct fuse_front *f, struct fh *h, uint64_t key)
 {
-	auto_lock(&f->owners_mu);
+	auto_lock(&f->open_mu);
 	for (unsigned i = 0; i < h->nowners; i++)
 		if (h->owners[i] == key) {
 			h->owners[i] = h->owners[--h->nowners];
@@ -98,6 +98,7 @@ void fuse_locks_release(struct fuse_front *f, uint64_t id, struct fuse_file_info
 	for (unsigned i = 0; i < h->nowners; i++)
 		lock_drop_owner(f->cfg.locks, id, owner(h->owners[i]), LOCK_POSIX_RANGE);
 	free(h->owners);
+	h->owners = NULL;
 }
 
 /* ---- waiting ---- */

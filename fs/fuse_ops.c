@@ -53,7 +53,7 @@ static struct layer *top_of(fuse_req_t req) { return front_of(req)->cfg.top; }
 	struct fuse_front *f = front_of(req); \
 	struct layer *l = f->cfg.top; \
 	struct call c; \
-	(void)f; \
+	(void)f, (void)l; \
 	fuse_call_of(req, &c)
 
 static bool name_ok(fuse_req_t req, const char *name)
@@ -336,24 +336,48 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 
 /* ---- open files ---- */
 
-static int fh_new(struct file *file, struct fuse_file_info *fi)
+static int fh_new(struct fuse_front *f, struct file *file, struct dir *dir, struct fuse_file_info *fi)
 {
 	struct fh *h = calloc(1, sizeof *h);
 
 	if (!h)
 		return -ENOMEM;
 	h->file = file;
+	h->dir = dir;
+	pthread_mutex_lock(&f->open_mu);
+	h->next = f->open;
+	h->prev = &f->open;
+	if (h->next)
+		h->next->prev = &h->next;
+	f->open = h;
+	pthread_mutex_unlock(&f->open_mu);
 	fi->fh = (uintptr_t)h;
-	fi->keep_cache = 1;
 	return 0;
 }
 
-static void fh_close(struct layer *l, struct call *c, struct fuse_file_info *fi)
+static int fh_close(struct fuse_front *f, struct call *c, struct fh *h)
 {
-	struct fh *h = fh_of(fi);
+	struct layer *l = f->cfg.top;
+	int r;
 
-	l->ops->release(l, c, h->file);
+	pthread_mutex_lock(&f->open_mu);
+	*h->prev = h->next;
+	if (h->next)
+		h->next->prev = h->prev;
+	pthread_mutex_unlock(&f->open_mu);
+	r = h->dir ? l->ops->releasedir(l, c, h->dir) : l->ops->release(l, c, h->file);
 	free(h);
+	return r;
+}
+
+void fuse_close_all(struct fuse_front *f)
+{
+	struct call c = { .origin = ORIGIN_FUSE };
+
+	while (f->open) {
+		free(f->open->owners);
+		fh_close(f, &c, f->open);
+	}
 }
 
 static int open_truncate(struct layer *l, struct call *c, uint64_t id, struct file *file)
@@ -378,12 +402,13 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (fi->flags & O_TRUNC)
 		r = open_truncate(l, &c, ino, file);
 	if (!r)
-		r = fh_new(file, fi);
+		r = fh_new(f, file, NULL, fi);
+	fi->keep_cache = 1;
 	if (r) {
 		l->ops->release(l, &c, file);
 		fuse_reply(req, r);
 	} else if (fuse_reply_open(req, fi) == -ENOENT) {
-		fh_close(l, &c, fi);
+		fh_close(f, &c, fh_of(fi));
 	}
 }
 
@@ -405,7 +430,8 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		fuse_reply(req, r == -EEXIST && !(fi->flags & O_EXCL) ? -ESTALE : r);
 		return;
 	}
-	r = fh_new(file, fi);
+	r = fh_new(f, file, NULL, fi);
+	fi->keep_cache = 1;
 	if (r) {
 		l->ops->release(l, &c, file);
 		fuse_reply(req, r);
@@ -413,7 +439,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	}
 	entry_of(f, &a, &e);
 	if (fuse_reply_create(req, &e, fi) == -ENOENT)
-		fh_close(l, &c, fi);
+		fh_close(f, &c, fh_of(fi));
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -426,7 +452,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
 	BEGIN(req);
 	fuse_locks_release(f, ino, fi);
-	fh_close(l, &c, fi);
+	fh_close(f, &c, fh_of(fi));
 	fuse_reply(req, 0);
 }
 
@@ -509,8 +535,6 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 
 /* ---- directories ---- */
 
-static struct dir *dir_of(const struct fuse_file_info *fi) { return (struct dir *)(uintptr_t)fi->fh; }
-
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct dir *d;
@@ -518,20 +542,19 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 	BEGIN(req);
 	r = l->ops->opendir(l, &c, ino, &d);
-	if (r) {
-		fuse_reply(req, r);
-		return;
-	}
-	fi->fh = (uintptr_t)d;
-	if (fuse_reply_open(req, fi) == -ENOENT)
+	if (!r && (r = fh_new(f, NULL, d, fi)))
 		l->ops->releasedir(l, &c, d);
+	if (r)
+		fuse_reply(req, r);
+	else if (fuse_reply_open(req, fi) == -ENOENT)
+		fh_close(f, &c, fh_of(fi));
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	BEGIN(req);
 	(void)ino;
-	fuse_reply(req, l->ops->releasedir(l, &c, dir_of(fi)));
+	fuse_reply(req, fh_close(f, &c, fh_of(fi)));
 }
 
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
@@ -591,7 +614,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
 	int r;
 
 	BEGIN(req);
-	r = ls.buf ? l->ops->readdir(l, &c, dir_of(fi), (uint64_t)off, fn, &ls) : -ENOMEM;
+	r = ls.buf ? l->ops->readdir(l, &c, fh_of(fi)->dir, (uint64_t)off, fn, &ls) : -ENOMEM;
 	if (r < 0 && !ls.used)
 		fuse_reply(req, r);
 	else

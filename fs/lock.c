@@ -589,3 +589,36 @@ void lock_drop_owner(struct lock_table *t, uint64_t id, struct lock_owner o, enu
 	pthread_mutex_unlock(&t->mu);
 	finish(done);
 }
+
+/* Under the mutex: all that FRONT's owners on NODE hold on ON. */
+static void drop_front_on(struct lock_table *t, struct locked *on, uint32_t front, uint32_t node, struct wait **done)
+{
+	bool any = false;
+
+	for (struct held **p = &on->held; *p;) {
+		if ((*p)->o.front == front && (*p)->o.node == node) {
+			take_out(t, p);
+			any = true;
+		} else {
+			p = &(*p)->next;
+		}
+	}
+	if (any)
+		wake(t, on, done);
+	forget_if_empty(t, on);
+}
+
+void lock_drop_front(struct lock_table *t, uint32_t front, uint32_t node)
+{
+	struct wait *done = NULL;
+	struct locked *on, *next;
+
+	pthread_mutex_lock(&t->mu);
+	for (unsigned i = 0; i < ID_BUCKETS; i++)
+		for (on = t->bucket[i]; on; on = next) {
+			next = on->next;
+			drop_front_on(t, on, front, node, &done);
+		}
+	pthread_mutex_unlock(&t->mu);
+	finish(done);
+}

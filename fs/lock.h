@@ -54,5 +54,7 @@ void lock_cancel_front(struct lock_table *t, uint32_t front, int err);
 int lock_clear(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *range);
 /* Everything that O holds on ID of KIND (close, release). Cheap when nobody holds any lock. */
 void lock_drop_owner(struct lock_table *t, uint64_t id, struct lock_owner o, enum lock_kind kind);
+/* Everything that the owners of a front end on a node hold: the mount ended, the node is gone. */
+void lock_drop_front(struct lock_table *t, uint32_t front, uint32_t node);
 
 #endif

@@ -155,6 +155,23 @@ START_TEST(cancel_ends_waiting)
 }
 END_TEST
 
+START_TEST(a_front_end_goes_away_whole)
+{
+	struct lock_owner nfs = { .front = ORIGIN_NFS, .key = 1 }, far = { .front = ORIGIN_NFS, .node = 2, .key = 1 };
+	struct lock_range r = rng(LOCK_EXCLUSIVE, 0, 9), s = rng(LOCK_EXCLUSIVE, 20, 29);
+	uint64_t w;
+
+	ck_assert_int_eq(lock_set(t, 7, nfs, &r), 0);
+	ck_assert_int_eq(lock_set(t, 7, far, &s), 0);
+	ck_assert_int_eq(lock_set(t, 8, nfs, &r), 0);
+	ck_assert_int_eq(wait_on(7, 1, r, &w), -EINPROGRESS);
+	lock_drop_front(t, ORIGIN_NFS, 0);
+	ck_assert_int_eq(granted_n, 1);
+	ck_assert_int_eq(lock_set(t, 8, own(2), &r), 0);
+	ck_assert_int_eq(lock_set(t, 7, own(2), &s), -EAGAIN);
+}
+END_TEST
+
 START_TEST(circles_are_refused)
 {
 	uint64_t w;
@@ -419,6 +436,7 @@ int main(void)
 	tcase_add_test(c, flock_conversion_gives_up_first);
 	tcase_add_test(c, waiters_are_woken_in_order);
 	tcase_add_test(c, cancel_ends_waiting);
+	tcase_add_test(c, a_front_end_goes_away_whole);
 	tcase_add_test(c, circles_are_refused);
 	tcase_add_test(c, upgrade_of_two_readers_is_a_circle);
 	tcase_add_test(c, a_full_table_says_so);

@@ -71,12 +71,14 @@ static ssize_t spy_write(struct layer *l, struct call *c, struct file *f, const 
 
 static void look_at_kept(void)
 {
+	pthread_mutex_lock(&kept_mu);
 	for (unsigned i = 0; i < nkept; i++) {
 		spy->changed_blocks += memcmp(kept[i].p, kept[i].copy, kept[i].len) != 0;
 		blk_unref(kept[i].b);
 		free(kept[i].copy);
 	}
 	nkept = 0;
+	pthread_mutex_unlock(&kept_mu);
 }
 
 /* What a standby's apply would do: "seen" appears, "gone" goes away, "data" gets other bytes and mode. */

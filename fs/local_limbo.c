@@ -27,44 +27,6 @@ static uint64_t limbo_id(const char *name)
 	return strlen(name) == LIMBO_NAME_MAX - 1 && !*end && id_valid(id) ? id : 0;
 }
 
-/* ---- into limbo ---- */
-
-static int to_limbo_locked(struct local *l, struct call *c, struct obj *p, const char *name)
-{
-	struct statx stx;
-	struct hentry e;
-	char limbo[LIMBO_NAME_MAX];
-	struct timespec stamp = local_stamp(l, c);
-	int err = local_identify(l, p, name, &stx, &e);
-	if (err)
-		return err;
-	limbo_name(e.id, limbo);
-	auto_unsteady struct unsteady u = unsteady_begin(l, e.type == S_IFDIR, p->id, 0);
-	auto_lifted struct lifted lf = { .l = l, .allowed = true, .id = { p->id, e.id } };
-	if (e.type != S_IFDIR && stx.stx_nlink > 1)
-		err = TRY_LIFT(&lf, unlinkat(p->fd, name, 0));
-	else
-		err = TRY_LIFT(&lf, renameat2(p->fd, name, l->limbo->fd, limbo, RENAME_NOREPLACE));
-	if (err)
-		return err;
-	snap_drop(l, HANDLE_LIMBO);
-	err = local_dir_touched(l, p, stamp);
-	if (!err && e.type == S_IFDIR)
-		err = local_add_nsub(l, p->id, -1);
-	return err ? err : local_set_ctime(l, e.id, stamp);
-}
-
-int local_to_limbo(struct layer *local, struct call *c, uint64_t parent, const char *name)
-{
-	struct local *l = to_local(local);
-	auto_objguard struct objguard g = { 0 };
-	auto_obj struct obj *p = NULL;
-	int err = c->locked ? 0 : objlock_entry(l->cfg.locks, &g, local, parent, name, 0);
-	if (!err)
-		err = obj_get_dir(l, parent, &p);
-	return err ? err : to_limbo_locked(l, c, p, name);
-}
-
 /* ---- out of it ---- */
 
 struct find_arg {
@@ -414,6 +376,68 @@ int local_keep_lost(struct layer *local, uint64_t id, const char *session, const
 		return err;
 	auto_fd int fd = make_dirs(l, l->hidden_fd, dirs);
 	return fd < 0 ? fd : keep_somehow(l, o, fd, name);
+}
+
+/* ---- into limbo ---- */
+
+/* NAME in P, if it exists at all, is nothing of ours and in the way. */
+static int stranger_to_lost(struct local *l, struct obj *p, const char *name, struct timespec stamp)
+{
+	char dirs[] = "lost/strangers", other[LAYER_NAME_MAX + 1];
+	struct statx stx;
+	int err = local_statx(p->fd, name, &stx);
+	if (err)
+		return err;
+	auto_fd int fd = make_dirs(l, l->hidden_fd, dirs);
+	if (fd < 0)
+		return fd;
+	err = TRY(renameat2(p->fd, name, fd, name, RENAME_NOREPLACE));
+	for (int i = 1; err == -EEXIST && i < LOST_TRIES_MAX; i++) {
+		snprintf(other, sizeof(other), "%.240s.%d", name, i);
+		err = TRY(renameat2(p->fd, name, fd, other, RENAME_NOREPLACE));
+	}
+	if (err)
+		return err;
+	log_warn("local: %llx/%s: was not made by the volume: moved to " HIDDEN_DIR "/lost/strangers", (unsigned long long)p->id, name);
+	return local_dir_touched(l, p, stamp);
+}
+
+static int to_limbo_locked(struct local *l, struct call *c, struct obj *p, const char *name)
+{
+	struct statx stx;
+	struct hentry e;
+	char limbo[LIMBO_NAME_MAX];
+	struct timespec stamp = local_stamp(l, c);
+	int err = local_identify(l, p, name, &stx, &e);
+	if (err == -ENOENT && !local_hidden(p, name))
+		return stranger_to_lost(l, p, name, stamp);
+	if (err)
+		return err;
+	limbo_name(e.id, limbo);
+	auto_unsteady struct unsteady u = unsteady_begin(l, e.type == S_IFDIR, p->id, 0);
+	auto_lifted struct lifted lf = { .l = l, .allowed = true, .id = { p->id, e.id } };
+	if (e.type != S_IFDIR && stx.stx_nlink > 1)
+		err = TRY_LIFT(&lf, unlinkat(p->fd, name, 0));
+	else
+		err = TRY_LIFT(&lf, renameat2(p->fd, name, l->limbo->fd, limbo, RENAME_NOREPLACE));
+	if (err)
+		return err;
+	snap_drop(l, HANDLE_LIMBO);
+	err = local_dir_touched(l, p, stamp);
+	if (!err && e.type == S_IFDIR)
+		err = local_add_nsub(l, p->id, -1);
+	return err ? err : local_set_ctime(l, e.id, stamp);
+}
+
+int local_to_limbo(struct layer *local, struct call *c, uint64_t parent, const char *name)
+{
+	struct local *l = to_local(local);
+	auto_objguard struct objguard g = { 0 };
+	auto_obj struct obj *p = NULL;
+	int err = c->locked ? 0 : objlock_entry(l->cfg.locks, &g, local, parent, name, 0);
+	if (!err)
+		err = obj_get_dir(l, parent, &p);
+	return err ? err : to_limbo_locked(l, c, p, name);
 }
 
 /* ---- descriptors and paths ---- */

@@ -204,13 +204,16 @@ static int link_tmp(struct local *l, struct obj *o, struct obj *p, const char *n
 static int link_checked(struct local *l, struct call *c, struct obj *o, struct obj *p, const char *name)
 {
 	struct statx stx;
+	struct hentry e;
 	if (local_hidden(p, name))
 		return -EPERM;
 	if (o->type == S_IFDIR)
 		return -EPERM;
-	if (o->tmp)
+	int err = index_get(l->cfg.handles, o->id, &e);
+	if (!err && e.flags & HENTRY_TMPFILE)
 		return link_tmp(l, o, p, name);
-	int err = local_statx(o->fd, "", &stx);
+	if (!err)
+		err = local_statx(o->fd, "", &stx);
 	if (err)
 		return err;
 	if (!stx.stx_nlink)

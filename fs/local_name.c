@@ -313,6 +313,9 @@ int local_parent_of(struct local *l, struct obj *o, uint64_t *id)
 		return err;
 	if (stx.stx_ino == l->root->ino)
 		return 0;
+	*id = HANDLE_LIMBO;
+	if (stx.stx_ino == l->limbo->ino)
+		return 0;
 	err = index_by_ino(l->cfg.handles, stx.stx_ino, id);
 	return err == -ENOENT ? mark_get(l->cfg.handles, fd, id, NULL) : err;
 }
@@ -326,13 +329,16 @@ static int lookup_dot(struct local *l, uint64_t id, struct attr *out)
 	return err ? err : out->nlink ? 0 : -ESTALE;
 }
 
-static int lookup_dotdot(struct local *l, uint64_t id, struct attr *out)
+/* Limbo is a parent for apply and resync only. */
+static int lookup_dotdot(struct local *l, const struct call *c, uint64_t id, struct attr *out)
 {
 	auto_obj struct obj *o = NULL;
 	uint64_t up;
 	int err = obj_get_dir(l, id, &o);
 	if (!err)
 		err = local_parent_of(l, o, &up);
+	if (!err && up == HANDLE_LIMBO && (c->origin == ORIGIN_FUSE || c->origin == ORIGIN_NFS))
+		err = -ESTALE;
 	return err ? err : lookup_dot(l, up, out);
 }
 
@@ -342,11 +348,10 @@ int local_lookup(struct layer *layer, struct call *c, uint64_t parent, const cha
 	auto_obj struct obj *p = NULL;
 	struct statx stx;
 	struct hentry e;
-	(void)c;
 	if (!strcmp(name, "."))
 		return lookup_dot(l, parent, out);
 	if (!strcmp(name, ".."))
-		return lookup_dotdot(l, parent, out);
+		return lookup_dotdot(l, c, parent, out);
 	int err = obj_get_dir(l, parent, &p);
 	if (!err)
 		err = local_identify(l, p, name, &stx, &e);

@@ -294,6 +294,13 @@ START_TEST(adoption)
 	ck_assert_uint_eq(a.uid, 1000);
 	ck_assert_uint_eq(env_attr(&e, HANDLE_ROOT).nlink, 4);
 	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "third", &cr, 0, &a, NULL), -EEXIST);	/* the id is in use */
+	/* in the way: moved aside, twice */
+	struct call ap = { .origin = ORIGIN_RESYNC };
+	ck_assert_int_eq(local_to_limbo(e.l, &ap, HANDLE_ROOT, "other2"), 0);
+	env_sh("touch %s/other2", e.root);
+	ck_assert_int_eq(local_to_limbo(e.l, &ap, HANDLE_ROOT, "other2"), 0);
+	ck_assert_int_eq(local_to_limbo(e.l, &ap, HANDLE_ROOT, "other2"), -ENOENT);
+	ck_assert_int_eq(env_sh("test -e %s/.tandemfs/lost/strangers/other2 -a -e %s/.tandemfs/lost/strangers/other2.1", e.root, e.root), 0);
 	env_close(&e);
 }
 END_TEST

@@ -214,6 +214,9 @@ START_TEST(into_limbo_and_back)
 	ck_assert_uint_eq(env_attr(&e, t.f).nlink, 1);
 	env_restart(&e, _i == 1);
 	ck_assert_uint_eq(env_attr(&e, t.d).nlink, 3);
+	ck_assert_int_eq(env_lookup(&e, t.d, "..", &a), -ESTALE);
+	ck_assert_int_eq(e.l->ops->lookup(e.l, &c, t.d, "..", &a), 0);
+	ck_assert_uint_eq(a.id, HANDLE_LIMBO);
 	ck_assert_int_eq(local_place(e.l, &c, t.f, t.e, "g"), -EEXIST);
 	ck_assert_int_eq(local_place(e.l, &c, t.f, t.e, "f"), 0);
 	ck_assert_int_eq(local_place(e.l, &c, t.d, t.e, "d"), 0);

@@ -1,7 +1,7 @@
 /*
  * cmptree - compares two trees completely.
  *
- *   cmptree [--ino] [--ctime] [--order] [--holes] [--no-times] [--backing] [--limit N] A B
+ *   cmptree [--ino] [--ctime] [--order] [--holes[=BYTES]] [--no-times] [--backing] [--limit N] A B
  *
  * Walks both trees together, relative to directory fds, and prints one line per difference: PATH<TAB>WHAT<TAB>A's<TAB>B's.
  * Always compared: names, type, contents, size of files, mode, uid, gid, nlink, which names are links of one object, mtime with
@@ -9,7 +9,8 @@
  *   --ino      both are mounts of one volume: st_ino, d_ino (= st_ino), directory sizes are equal too
  *   --ctime    ctime too
  *   --order    directories list the same entries in the same order with the same d_off
- *   --holes    where one has a hole of 4 KiB (aligned) the other has no data
+ *   --holes[=BYTES]  where one has a hole of 4 KiB (aligned) the other has no data; up to BYTES of a file may differ: file systems don't agree
+ *              on what preallocated, zeroed and mapped pages are
  *   --no-times mtime is not compared
  *   --backing  these are backing directories: `.tandemfs` and `lost+found` of the root, its nlink and mtime are ignored
  * Status: 0 equal, 1 different, 2 could not compare.
@@ -34,6 +35,7 @@ enum { CHUNK = 256 << 10, GRAIN = 4096, XATTR_LIST = 65536, XATTR_VALUE = 65536 
 static struct {
 	bool ino, ctime, order, holes, backing, no_times;
 	unsigned long limit;
+	off_t slack;
 } opt = { .limit = 1000 };
 
 static unsigned long differences, objects;
@@ -263,43 +265,45 @@ static void compare_contents(const char *path, const int fd[2])
 	}
 }
 
-/* The first data at or after OFF, both ends rounded outwards to the grain; false when there is none. */
-static bool next_data(int fd, off_t off, off_t size, off_t *start, off_t *end)
+/* Is there data at AT, a multiple of the grain, and how far does that state reach? Data are rounded outwards to the grain. */
+static bool data_at(int fd, off_t at, off_t size, off_t *end)
 {
-	off_t s = off < size ? lseek(fd, off, SEEK_DATA) : -1;
+	off_t data = lseek(fd, at, SEEK_DATA);
 
-	if (s < 0)
+	if (data < 0 || data >= size) {
+		*end = size;
 		return false;
-	off_t e = lseek(fd, s, SEEK_HOLE);
+	}
+	if (data / GRAIN * GRAIN > at) {
+		*end = data / GRAIN * GRAIN;
+		return false;
+	}
+	off_t hole = lseek(fd, data, SEEK_HOLE);
 
-	if (e < 0)
-		e = size;
-	*start = s / GRAIN * GRAIN;
-	*end = (e + GRAIN - 1) / GRAIN * GRAIN;
+	*end = hole < 0 || hole >= size ? size : (hole + GRAIN - 1) / GRAIN * GRAIN;
+	if (*end <= at)
+		*end = at + GRAIN;
 	return true;
 }
 
 static void compare_holes(const char *path, const int fd[2], off_t size)
 {
-	off_t at = 0;
+	off_t first = -1, unlike = 0;
 
-	while (at < size) {
-		off_t s[2] = { 0, 0 }, e[2] = { 0, 0 };
-		bool have[2];
+	for (off_t at = 0; at < size;) {
+		off_t end[2], next;
+		bool a = data_at(fd[0], at, size, &end[0]), b = data_at(fd[1], at, size, &end[1]);
 
-		for (int i = 0; i < 2; i++) {
-			have[i] = next_data(fd[i], at, size, &s[i], &e[i]);
-			if (have[i] && s[i] < at)
-				s[i] = at;
+		next = end[0] < end[1] ? end[0] : end[1];
+		if (a != b) {
+			if (first < 0)
+				first = at;
+			unlike += next - at;
 		}
-		if (!have[0] && !have[1])
-			return;
-		if (have[0] != have[1] || s[0] != s[1]) {
-			differ(path, "holes", "data at %jd\t%jd", have[0] ? (intmax_t)s[0] : -1, have[1] ? (intmax_t)s[1] : -1);
-			return;
-		}
-		at = e[0] < e[1] ? e[0] : e[1];
+		at = next;
 	}
+	if (unlike > opt.slack)
+		differ(path, "holes", "%jd bytes, the first at %jd", (intmax_t)unlike, (intmax_t)first);
 }
 
 static void compare_opened(const char *path, const int dir[2], const char *name, const struct stat st[2])
@@ -469,13 +473,13 @@ static void compare_tree(const char *path, const int fd[2], bool root)
 
 static const struct option options[] = {
 	{ "ino", no_argument, NULL, 'i' }, { "ctime", no_argument, NULL, 'c' }, { "order", no_argument, NULL, 'o' },
-	{ "holes", no_argument, NULL, 'h' }, { "backing", no_argument, NULL, 'b' }, { "limit", required_argument, NULL, 'l' },
+	{ "holes", optional_argument, NULL, 'h' }, { "backing", no_argument, NULL, 'b' }, { "limit", required_argument, NULL, 'l' },
 	{ "no-times", no_argument, NULL, 't' }, { NULL, 0, NULL, 0 },
 };
 
 static void usage(void)
 {
-	fputs("usage: cmptree [--ino] [--ctime] [--order] [--holes] [--no-times] [--backing] [--limit N] A B\n", stderr);
+	fputs("usage: cmptree [--ino] [--ctime] [--order] [--holes[=BYTES]] [--no-times] [--backing] [--limit N] A B\n", stderr);
 	exit(2);
 }
 
@@ -488,7 +492,10 @@ int main(int argc, char **argv)
 		case 'i': opt.ino = true; break;
 		case 'c': opt.ctime = true; break;
 		case 'o': opt.order = true; break;
-		case 'h': opt.holes = true; break;
+		case 'h':
+			opt.holes = true;
+			opt.slack = optarg ? strtol(optarg, NULL, 10) : 0;
+			break;
 		case 'b': opt.backing = true; break;
 		case 't': opt.no_times = true; break;
 		case 'l': opt.limit = strtoul(optarg, NULL, 10); break;

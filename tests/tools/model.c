@@ -174,7 +174,7 @@ static int keep(struct worker *w, int side, unsigned slot, int fd)
 	return 0;
 }
 
-/* A mode drawn from X. Setgid without group execute is left out: whether a write clears it is decided by who asks in newer kernels, and a FUSE
+/* A mode drawn from X. Setgid without group execute is left out (in ACLs' masks too): whether a write clears it is decided by who asks in newer kernels, and a FUSE
  * daemon is not told. */
 static mode_t mode_of(uint64_t x)
 {
@@ -318,7 +318,7 @@ static long do_acl(struct worker *w, int side, const struct op *o)
 {
 	struct { uint32_t version; struct { uint16_t tag, perm; uint32_t id; } e[5]; } acl = { .version = 2, .e = {
 		{ 1, (uint16_t)(o->x & 7), UINT32_MAX }, { 2, (uint16_t)(o->x >> 3 & 7), OTHER_UID }, { 4, (uint16_t)(o->x >> 6 & 7), UINT32_MAX },
-		{ 16, (uint16_t)(o->x >> 9 & 7), UINT32_MAX }, { 32, (uint16_t)(o->x >> 12 & 7), UINT32_MAX } } };
+		{ 16, (uint16_t)(o->x >> 9 & 7) | 1, UINT32_MAX }, { 32, (uint16_t)(o->x >> 12 & 7), UINT32_MAX } } };
 	const char *name = o->y & 1 ? "system.posix_acl_access" : "system.posix_acl_default";
 	char p[PATH_LEN + 64], back[256];
 	long r;

@@ -4,7 +4,7 @@
 . "$(cd "$(dirname "$0")" && pwd)/../lib.sh"
 command -v tcpdump >/dev/null || { skip "a capture shows nothing" "no tcpdump"; tap_end; exit; }
 lab alpha:ext4 beta:xfs
-nsenter --net="/run/netns/$ID-beta" tcpdump -i eth0 -s 0 -U -w "$TMP/capture" >/dev/null 2>&1 &
+nsenter --net="/run/netns/$ID-beta" tcpdump --immediate-mode -i eth0 -s 0 -U -w "$TMP/capture" >/dev/null 2>&1 &
 t=$!
 wait_for 10 test -s "$TMP/capture"
 lab_up || { not_ok "the nodes are up and level"; tap_end; exit 1; }

@@ -184,10 +184,9 @@ void txn_emit(struct txn *tx, struct op *op)
 	tx->emitted = true;
 	if (!err)
 		return;
-	if (err == -ESHUTDOWN) {
-		tx->err = -EIO;
+	tx->err = -EIO;	/* what isn't in the order can't be promised */
+	if (err == -ESHUTDOWN)
 		return;
-	}
 	log_error("mirror: %016llx: %s can't be streamed: %s: its objects will be compared", (unsigned long long)op->id, op_name(op->type),
 		  strerror(-err));
 	txn_restate(tx, op->id, op->id2, op->parent, op->parent2);

@@ -351,19 +351,36 @@ static bool concerns_peers(struct interpose *ip, struct call *c, uint64_t id, st
 	return ip->cfg.below->ops->getattr(ip->cfg.below, c, id, f, &a) || streamed(ip, &a);
 }
 
+/* On a standby. What was written while this node was primary: it can't promise any more that the others have it. */
+static int fsync_standby(struct interpose *ip, struct call *c, uint64_t id, struct file *f, bool datasync)
+{
+	struct layer *b = ip->cfg.below;
+	int err = b->ops->fsync(b, c, id, f, datasync);
+
+	if (err && ip->cfg.flush_failed)
+		ip->cfg.flush_failed(ip->cfg.arg, id, err);
+	return err ? err : f && writes(file_flags(f)) ? -EROFS : 0;
+}
+
 int ip_fsync(struct layer *l, struct call *c, uint64_t id, struct file *f, bool datasync)
 {
 	struct interpose *ip = ip_of(l);
 	uint64_t barrier = 0, ids[FLUSH_MAX] = { f ? file_id(f) : id };
-	int err = epoch_ready(ip);
+	int err = 0;
 
+	pthread_rwlock_rdlock(&ip->gate);
+	bool writable = ip->writable;
+	pthread_rwlock_unlock(&ip->gate);
+	if (!writable)
+		return fsync_standby(ip, c, ids[0], f, datasync);
+	err = epoch_ready(ip);
 	if (err)
 		return err;
 	pthread_rwlock_rdlock(&ip->gate);
-	if (ip->writable && concerns_peers(ip, c, ids[0], f))
+	if (!ip->writable)
+		err = -EROFS;
+	else if (concerns_peers(ip, c, ids[0], f))
 		err = barrier_append(ip, ids, &barrier);
-	else if (!ip->writable && f && writes(file_flags(f)))
-		err = -EROFS;	/* written while this node was primary: it can't promise any more that the others have it */
 	pthread_rwlock_unlock(&ip->gate);
 	c->seq = barrier;
 	return err ? err : flush_and_confirm(ip, c, f, datasync, ids, barrier);

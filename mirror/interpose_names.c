@@ -32,6 +32,15 @@ static void opened(struct interpose *ip, const struct file *f)
 		atomic_fetch_add(&ip->writers, 1);
 }
 
+/* The object was made, but the caller gets an error (nobody confirmed it): nothing is open for him. */
+static void close_unconfirmed(struct txn *tx, struct layer *l, int r, struct file **out_file)
+{
+	if (r >= 0 || !out_file || !*out_file)
+		return;
+	ip_release(l, tx->c, *out_file);
+	*out_file = NULL;
+}
+
 static int add_acl(struct txn *tx, const char *name, struct enc *list)
 {
 	struct layer *b = tx->ip->cfg.below;
@@ -79,6 +88,8 @@ static int create_below(struct txn *tx, uint64_t parent, const char *name, const
 	tx->call.new_id = tx->new_id;
 	int r = b->ops->create(b, &tx->call, parent, name, cr, flags, out, out_file);
 	if (r < 0) {
+		if (out_file)
+			*out_file = NULL;	/* whatever the layer below left there */
 		txn_failed(tx, tx->new_id, 0, parent, 0);
 		return r;
 	}
@@ -98,6 +109,8 @@ int ip_create(struct layer *l, struct call *c, uint64_t parent, const char *name
 	struct txn tx;
 	int r = txn_begin(&tx, l, c, strlen(name) + (cr->target ? strlen(cr->target) : 0));
 
+	if (out_file)
+		*out_file = NULL;
 	if (!r)
 		r = txn_room(tx.ip, GROWTH_NAME, 1);
 	if (!r)
@@ -106,7 +119,9 @@ int ip_create(struct layer *l, struct call *c, uint64_t parent, const char *name
 		r = txn_lock_entry(&tx, parent, name, tx.new_id);
 	if (!r)
 		r = create_below(&tx, parent, name, cr, flags & ~(O_CREAT | O_EXCL | O_TRUNC), out, out_file);
-	return txn_end(&tx, r, true);
+	r = txn_end(&tx, r, true);
+	close_unconfirmed(&tx, l, r, out_file);
+	return r;
 }
 
 static int tmpfile_below(struct txn *tx, uint64_t parent, const struct create *cr, int flags, struct attr *out, struct file **out_file)
@@ -120,6 +135,7 @@ static int tmpfile_below(struct txn *tx, uint64_t parent, const struct create *c
 		return r;
 	r = b->ops->tmpfile(b, &tx->call, parent, cr, flags, out, out_file);
 	if (r < 0) {
+		*out_file = NULL;
 		tmp_named(tx->ip, tx->new_id);
 		txn_failed(tx, tx->new_id, 0, 0, 0);
 		return r;
@@ -136,6 +152,7 @@ int ip_tmpfile(struct layer *l, struct call *c, uint64_t parent, const struct cr
 	struct txn tx;
 	int r = txn_begin(&tx, l, c, 0);
 
+	*out_file = NULL;
 	if (!r)
 		r = txn_room(tx.ip, GROWTH_NAME, 1);
 	if (!r)
@@ -144,7 +161,9 @@ int ip_tmpfile(struct layer *l, struct call *c, uint64_t parent, const struct cr
 		r = txn_lock_ids(&tx, parent, tx.new_id);
 	if (!r)
 		r = tmpfile_below(&tx, parent, cr, flags & ~(O_CREAT | O_EXCL | O_TRUNC), out, out_file);
-	return txn_end(&tx, r, true);
+	r = txn_end(&tx, r, true);
+	close_unconfirmed(&tx, l, r, out_file);
+	return r;
 }
 
 static int remove_below(struct txn *tx, enum op_type type, uint64_t parent, const char *name)

@@ -431,6 +431,24 @@ START_TEST(a_standby_refuses_changes)
 }
 END_TEST
 
+START_TEST(what_nobody_confirmed_is_not_open)
+{
+	struct file *f = NULL;
+	uint64_t id = make(HANDLE_ROOT, "f", S_IFREG | 0644);
+
+	ck_assert_int_eq(pair_settle(&p), 0);
+	interpose_want_epoch(p.ip);
+	queue_stop(p.q);		/* the role is lost at this moment */
+	ck_assert_int_lt(t_make(&p, HANDLE_ROOT, "g", S_IFREG | 0644, NULL, &f), 0);
+	ck_assert_ptr_null(f);
+	ck_assert_uint_eq(interpose_writers(p.ip), 0);
+	interpose_set_writable(p.ip, false);
+	f = t_open(&p, id, O_RDONLY);
+	ck_assert_int_eq(t_fsync(&p, f), 0);	/* a standby needs no epoch to flush what is here */
+	t_close(&p, f);
+}
+END_TEST
+
 START_TEST(no_room_on_the_standby)
 {
 	static char big[1 << 20];
@@ -551,6 +569,7 @@ int main(void)
 	tcase_add_test(t, attachments_arrive_with_their_op_or_alone);
 	tcase_add_test(t, the_epoch_is_opened_by_the_first_change);
 	tcase_add_test(t, a_standby_refuses_changes);
+	tcase_add_test(t, what_nobody_confirmed_is_not_open);
 	tcase_add_test(t, no_room_on_the_standby);
 	tcase_add_test(t, many_written_files);
 	tcase_add_test(t, the_clock_never_goes_back);

@@ -1,6 +1,7 @@
 /* The index equals a plain model in memory: through folds, kills, restarts, growth; and a rebuild finds what bears a mark. */
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/xattr.h>
 
 #include "fs/base/clock.h"
@@ -305,6 +306,61 @@ START_TEST(an_inode_number_used_again)
 	}
 	ck_assert_uint_eq(index_count(h), 0);
 	handles_close(h);
+}
+END_TEST
+
+/* No room in the state directory: what needs a record fails, what doesn't goes on, and nothing is lost once there is room. */
+START_TEST(a_full_state_directory)
+{
+	struct model *m = calloc(1, sizeof *m);
+	static char block[65536];
+	char path[160];
+	uint64_t s = Seed;
+	int r = 0;
+
+	snprintf(path, sizeof path, "%s/state", P.dir);
+	if (mount("none", path, "tmpfs", 0, "size=2m")) {
+		fprintf(stderr, "# SKIP: no tmpfs can be mounted here\n");
+		free(m);
+		return;
+	}
+	close(P.cfg.state_fd);
+	P.cfg.state_fd = open(path, O_RDONLY | O_DIRECTORY);
+	index_tuning.records = 256;
+	struct handles *h = must_open(&P, false);
+	int fill = openat(P.cfg.state_fd, "fill", O_CREAT | O_WRONLY, 0600);
+	while (write(fill, block, sizeof block) > 0)
+		;
+	for (unsigned i = 0; i < IDS && !r; i++) {
+		struct hentry e = random_entry(i, &s);
+		r = index_put(h, &e);
+		if (r)
+			break;
+		m->e[i] = e;
+		m->live[i] = true;
+	}
+	ck_assert_int_eq(r, -ENOSPC);
+	ck_assert_int_eq(handles_checkpoint(h), -ENOSPC);
+	for (unsigned i = 0; i < IDS; i++) {
+		struct hentry e;
+		ck_assert_int_eq(index_get(h, ID_BASE + i, &e), m->live[i] ? 0 : -ESTALE);
+		ck_assert(!m->live[i] || same(&e, &m->e[i]));
+		if (m->live[i] && !index_set_ctime(h, e.id, (struct timespec){ .tv_sec = 5 }))
+			m->e[i].ctime = (struct timespec){ .tv_sec = 5 };
+	}
+	ck_assert_int_eq(ftruncate(fill, 0), 0);
+	close(fill);
+	for (int i = 0; i < 5000; i++)
+		step(h, m, &s);
+	compare(h, m);
+	handles_close(h);
+	h = must_open(&P, false);
+	compare(h, m);
+	handles_close(h);
+	close(P.cfg.state_fd);
+	ck_assert_int_eq(umount(path), 0);
+	P.cfg.state_fd = open(path, O_RDONLY | O_DIRECTORY);
+	free(m);
 }
 END_TEST
 
@@ -645,6 +701,7 @@ int main(void)
 	tcase_add_test(t, four_threads_while_it_folds);
 	tcase_add_test(t, the_map_grows);
 	tcase_add_test(t, an_inode_number_used_again);
+	tcase_add_test(t, a_full_state_directory);
 	tcase_add_test(t, bad_arguments);
 	suite_add_tcase(s, t);
 	tcase_add_checked_fixture(w, setup, teardown);

@@ -144,7 +144,7 @@ uint64_t index_count(struct handles *h);
 /* ---- marks: FD may be O_PATH ---- */
 
 /* Gives the object behind FD the mark of ID and fills LH and INO of OUT (id too; ctime, flags, nsub, type are the
- * caller's). */
+ * caller's). Immutable and append-only flags are lifted for the moment. */
 int mark_set(struct handles *h, int fd, uint64_t id, struct hentry *out);
 /* Reads and checks the mark: its id. -ENODATA: unmarked; -EXDEV: marked for another volume; -ESTALE: a copy (the hash of
  * the local handle differs). LH (may be NULL) gets the object's local handle. */

@@ -17,8 +17,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/xattr.h>
 #include <xxhash.h>
 
@@ -108,6 +110,24 @@ static void put_le64(unsigned char *p, uint64_t v)
 		p[i] = (unsigned char)(v >> 8 * i);
 }
 
+/* Sets the xattr on an object that is immutable or append-only: the flags are lifted for the moment. */
+static int set_lifted(const char *path, const void *value, size_t len)
+{
+	int flags, none, r = 0;
+
+	auto_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOATIME | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags))
+		return -EPERM;
+	none = flags & ~(FS_IMMUTABLE_FL | FS_APPEND_FL);
+	if (none == flags || ioctl(fd, FS_IOC_SETFLAGS, &none))
+		return -EPERM;
+	if (fsetxattr(fd, MARK_XATTR, value, len, 0))
+		r = -errno;
+	if (ioctl(fd, FS_IOC_SETFLAGS, &flags) && !r)
+		r = -errno;
+	return r;
+}
+
 int mark_set(struct handles *h, int fd, uint64_t id, struct hentry *out)
 {
 	unsigned char b[MARK_BYTES] = { MARK_VERSION };
@@ -125,7 +145,9 @@ int mark_set(struct handles *h, int fd, uint64_t id, struct hentry *out)
 	put_le64(b + 1 + UUID_LEN, id);
 	put_le64(b + 1 + UUID_LEN + 8, local_handle_hash(&out->lh));
 	if (setxattr(fd_path(&path, fd), MARK_XATTR, b, sizeof b, 0))
-		return -errno;
+		r = errno == EPERM && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) ? set_lifted(path.s, b, sizeof b) : -errno;
+	if (r)
+		return r;
 	out->id = id;
 	out->ino = st.st_ino;
 	return 0;

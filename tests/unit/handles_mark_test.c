@@ -191,6 +191,30 @@ START_TEST(copies_and_strangers)
 }
 END_TEST
 
+START_TEST(immutable_objects_get_marks_too)
+{
+	struct hentry e = { 0 };
+	uint64_t id, got;
+
+	up(_i);
+	if (Skipped)
+		return down();
+	make_objects();
+	ck_assert_int_eq(run("cd %s/root && chattr +i file && chattr +a dir", Mnt), 0);
+	for (int k = 0; k < 2; k++) {
+		int fd = opath(Names[k]);
+		ck_assert_int_eq(ids_next(H, &id), 0);
+		ck_assert_int_eq(mark_set(H, fd, id, &e), 0);
+		ck_assert(!mark_get(H, fd, &got, NULL) && got == id);
+		ck_assert_int_eq(mark_remove(fd), -EPERM);
+		close(fd);
+	}
+	ck_assert_int_eq(run("cd %s/root && lsattr -d file | grep -q -- '^[^ ]*i' && lsattr -d dir | grep -q -- '^[^ ]*a'", Mnt), 0);
+	ck_assert_int_eq(run("cd %s/root && chattr -i file && chattr -a dir", Mnt), 0);
+	down();
+}
+END_TEST
+
 /* Which handle xfs gives depends on a mount option; the mark must not. */
 START_TEST(xfs_handles_of_both_forms)
 {
@@ -271,6 +295,7 @@ int main(void)
 	tcase_set_timeout(t, 60);
 	tcase_add_loop_test(t, every_type_on_every_file_system, 0, FS_COUNT);
 	tcase_add_loop_test(t, copies_and_strangers, 0, FS_COUNT);
+	tcase_add_loop_test(t, immutable_objects_get_marks_too, 0, 3);
 	tcase_add_test(t, xfs_handles_of_both_forms);
 	tcase_add_loop_test(t, rebuild_does_not_cross_mounts, 0, 2);
 	tcase_add_test(t, hidden_names);

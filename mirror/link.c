@@ -704,21 +704,22 @@ int links_start(const struct links_config *cfg, struct links **out)
 		links_free(l);
 		return r;
 	}
+	*out = l;		/* callbacks may come before this returns */
 	for (unsigned n = 1; n <= NODE_MAX && !r; n++) {
 		struct peer *p = &l->peers[n];
 		if (p->address)
 			r = -pthread_create(&p->thread, NULL, control_main, p);
 		p->started = p->address && !r;
 	}
-	if (!r)
+	if (!r && l->listen_fd >= 0) {
 		r = -pthread_create(&l->listener, NULL, link_listener, l);
-	if (r) {
-		threads_stop(l);
-		links_free(l);
-		return r;
+		l->listening = !r;
 	}
-	*out = l;
-	return 0;
+	if (r) {
+		links_stop(l);
+		*out = NULL;
+	}
+	return r;
 }
 
 void links_stop(struct links *l)
@@ -726,7 +727,8 @@ void links_stop(struct links *l)
 	if (!l)
 		return;
 	threads_stop(l);
-	pthread_join(l->listener, NULL);
+	if (l->listening)
+		pthread_join(l->listener, NULL);
 	pthread_mutex_lock(&l->mu);
 	for (struct worker *w = l->workers; w; w = w->next)
 		eventfd_write(w->cancel_fd, 1);

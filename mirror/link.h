@@ -44,7 +44,7 @@ struct links_config {
 };
 
 struct links;
-/* Listens and starts to dial. CFG is copied, its strings too; security stays borrowed. -EADDRINUSE etc. */
+/* Listens and starts to dial. *OUT is set before the first callback comes (which may be before this returns). CFG is copied, its strings too; security stays borrowed. -EADDRINUSE etc. */
 int links_start(const struct links_config *cfg, struct links **out);
 /* Sends what is in the outboxes (a goodbye), ends all control connections without calling down, and waits for all threads: so stream callbacks have
  * to return (conn_shutdown their connections first). Not from a callback. */

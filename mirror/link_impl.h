@@ -65,6 +65,7 @@ struct links {
 	int listen_fd, stop_fd;
 	_Atomic bool stopping;
 	pthread_t listener;
+	bool listening;
 	pthread_mutex_t mu;		/* guards the next block */
 	pthread_cond_t idle;		/* a worker ended or stopped shaking */
 	struct worker *workers;		/* newest first */

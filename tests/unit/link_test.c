@@ -752,6 +752,24 @@ START_TEST(test_address_in_use)
 }
 END_TEST
 
+/* A node without peers, or one that only dials. */
+START_TEST(test_without_listening)
+{
+	struct two t;
+
+	two_prepare(&t, true);
+	t.two.cfg.listen = _i ? "" : NULL;
+	end_start(&t.two);
+	end_start(&t.one);
+	AWAIT(&t.two, t.two.ups == 1);
+	two_stop(&t);
+	end_prepare(&t.one, 1, true);
+	t.one.cfg.listen = "";
+	end_start(&t.one);
+	end_stop(&t.one);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("link");
@@ -777,6 +795,7 @@ int main(void)
 	tcase_add_loop_test(c, test_malformed_on_control, 0, 2);
 	tcase_add_test(c, test_join);
 	tcase_add_test(c, test_address_in_use);
+	tcase_add_loop_test(c, test_without_listening, 0, 2);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

@@ -849,7 +849,7 @@ static int start_threads(struct node *n)
 static int start_links(struct node *n)
 {
 	struct links_config l = {
-		.node = n->cfg.core.node, .listen = n->cfg.listen, .security = n->cfg.security, .instance = n->instance,
+		.node = n->cfg.core.node, .listen = n->cfg.listen, .compress = n->cfg.compress, .security = n->cfg.security, .instance = n->instance,
 		.peer_timeout_ms = n->cfg.core.peer_timeout_ms, .self_hello = self_hello, .self_heartbeat = self_heartbeat, .up = on_up,
 		.down = on_down, .message = on_message, .heartbeat = on_heartbeat, .stream = node_stream_ready, .join = on_join, .arg = n,
 	};

@@ -32,6 +32,7 @@ struct node_config {
 	struct core_config core;
 	const char *volume;			/* name, for hooks */
 	const char *listen;			/* "" = alone */
+	bool compress;				/* data on streams, where it pays */
 	struct link_peer peers[NODE_MAX + 1];
 	struct conn_security *security;		/* borrowed */
 	const char *fence_hook, *state_hook;	/* NULL = none */

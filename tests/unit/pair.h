@@ -410,7 +410,7 @@ static char *xattrs_text(struct layer *l, uint64_t id)
 {
 	struct call c = { .origin = ORIGIN_INTERNAL };
 	static __thread char list[65536], value[65536];
-	const char *names[512];
+	const char *names[512] = { NULL };
 	size_t n = 0, len = 0;
 	char *text = calloc(1, 1 << 16);
 	ssize_t got = l->ops->listxattr(l, &c, id, list, sizeof list);

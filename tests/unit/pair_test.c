@@ -338,6 +338,33 @@ START_TEST(fsync_waits_for_the_peer)
 }
 END_TEST
 
+START_TEST(a_peer_that_comes_back_goes_on)
+{
+	struct later l = { .f = make_open("f", NULL) };
+
+	ck_assert_int_eq(t_write(&p, l.f, "x", 1, 0), 1);
+	ck_assert_int_eq(pair_settle(&p), 0);
+	pair_unfollow(&p);
+	make(HANDLE_ROOT, "while it was away", S_IFDIR | 0755);
+	ck_assert_int_eq(t_write(&p, l.f, "y", 1, 1), 1);
+	pair_follow(&p, atomic_load(&p.applied) + 1);
+	check_equal();
+	/* the answer to a barrier got lost with the connection: it is asked again */
+	atomic_store(&p.hold_barriers, true);
+	pthread_create(&l.t, NULL, fsync_main, &l);
+	ck_assert(!joined(&l, 50));
+	queue_detach(p.q, PEER);
+	pthread_join(p.drain, NULL);
+	ck_assert(!joined(&l, 20));
+	atomic_store(&p.hold_barriers, false);
+	pair_follow(&p, atomic_load(&p.applied) + 1);
+	ck_assert(joined(&l, 5000));
+	ck_assert_int_eq(l.r, 0);
+	t_close(&p, l.f);
+	check_equal();
+}
+END_TEST
+
 START_TEST(a_stable_change_is_a_barrier)
 {
 	struct call c = user();
@@ -565,6 +592,7 @@ int main(void)
 	tcase_add_test(t, a_tmpfile_without_a_name_goes);
 	tcase_add_test(t, unlinked_but_open_is_not_streamed);
 	tcase_add_test(t, fsync_waits_for_the_peer);
+	tcase_add_test(t, a_peer_that_comes_back_goes_on);
 	tcase_add_test(t, a_stable_change_is_a_barrier);
 	tcase_add_test(t, attachments_arrive_with_their_op_or_alone);
 	tcase_add_test(t, the_epoch_is_opened_by_the_first_change);

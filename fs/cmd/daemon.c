@@ -407,6 +407,7 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 		fuse_front_stop(d.front, true);
 	}
 	take_down(&d, started);
-	log_info("volume %s: stopped", c->name);
+	if (started)
+		log_info("volume %s: stopped", c->name);
 	return r;
 }

@@ -41,6 +41,13 @@ static int from_path(const struct volume_conf *c, const char *path, struct named
 	return 0;
 }
 
+/* PATH: from the volume's root, with or without a slash before it. */
+static void join_path(const char *mount_point, const char *path, struct named *n)
+{
+	path += strspn(path, "/");
+	snprintf(n->path, sizeof n->path, "%s%s%s", mount_point, *path ? "/" : "", path);
+}
+
 /* The path of n->id, from the daemon; "" when it has none. */
 static int ask_path(const struct volume_conf *c, struct named *n)
 {
@@ -57,7 +64,7 @@ static int ask_path(const struct volume_conf *c, struct named *n)
 	else if (!json_is_true(json_object_get(res, "ok")))
 		r = cmd_fail("handle: %s: %s", id, error ? error : "unknown id");
 	else if (path)
-		snprintf(n->path, sizeof n->path, "%s%s%s", c->mount_point, *path ? "/" : "", path);
+		join_path(c->mount_point, path, n);
 	else
 		n->path[0] = 0;
 	json_decref(res);

@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "fs/base/cleanup.h"
@@ -41,11 +42,11 @@ int volume_check_caps(char *err, size_t errlen)
 	return 0;
 }
 
-/* A daemon that was killed leaves a mount that answers nothing. */
+/* A daemon that was killed leaves a mount that answers nothing. (stat() may still be answered, from the kernel's cache.) */
 static void clear_dead_mount(const char *path)
 {
-	struct stat st;
-	if (stat(path, &st) && errno == ENOTCONN)
+	struct statfs st;
+	if (statfs(path, &st) && errno == ENOTCONN)
 		umount2(path, MNT_DETACH);
 }
 

@@ -34,7 +34,8 @@ may_use() {
 	mirror) echo "contract handles base local.h" ;;
 	resync) echo "mirror contract handles base local.h" ;;
 	nfsd) echo "mirror contract handles base" ;;
-	cmd | tests) echo "base handles contract local fuse mirror resync nfsd cmd" ;;
+	cmd) echo "base handles contract local fuse mirror resync nfsd" ;;
+	tests) echo "base handles contract local fuse mirror resync nfsd cmd tools" ;;
 	tools) echo "" ;;
 	*) echo "" ;;
 	esac

@@ -230,18 +230,26 @@ static void flusher_join(struct resync_sink *s)
 	s->joinable = false;
 }
 
+/* One more, when none is at work. */
+static bool flusher_claim(struct resync_sink *s)
+{
+	auto_lock(&s->mu);
+	if (s->flushing)
+		return false;
+	return s->flushing = true;
+}
+
 static void flusher_kick(struct resync_sink *s)
 {
-	pthread_mutex_lock(&s->mu);
-	bool busy = s->flushing;
-	pthread_mutex_unlock(&s->mu);
-	if (busy || !s->changed)
+	if (!s->changed || !flusher_claim(s))
 		return;
 	flusher_join(s);
 	s->changed = false;
-	s->flushing = true;
 	s->joinable = !pthread_create(&s->flusher, NULL, flush, s);
-	s->flushing = s->joinable && s->flushing;
+	if (s->joinable)
+		return;
+	auto_lock(&s->mu);
+	s->flushing = false;
 }
 
 /* ---- begin and end ---- */

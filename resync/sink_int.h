@@ -30,9 +30,10 @@ struct resync_sink {
 	size_t npaths;
 
 	/* The flusher: starts writing back while the round is on, so that the end is short. */
-	pthread_mutex_t mu;		/* guards flushing, joinable */
+	pthread_mutex_t mu;		/* guards flushing */
 	pthread_t flusher;
-	bool flushing, joinable;
+	bool flushing;			/* it is at work */
+	bool joinable;			/* it was started; apply's thread's */
 };
 
 /* sink.c */

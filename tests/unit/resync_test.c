@@ -54,7 +54,7 @@ static int apply_err;
 static uint64_t applied;
 static uint64_t seen[OP_TYPE_LAST + 1], data_bytes;	/* ops that came, and bytes of OP_R_DATA */
 static uint64_t final_seq;		/* of the last final OP_R_END */
-static unsigned levels;			/* how often one was answered with success */
+static atomic_uint levels;			/* how often one was answered with success */
 static unsigned crash_after;		/* the standby stops applying after so many ops; 0 = never */
 
 /* ---- the stacks ---- */
@@ -956,6 +956,11 @@ START_TEST(a_huge_directory_is_compared_by_ranges)
 	}
 	level();
 	ck_assert_uint_lt(seen[OP_R_DIR], 200);
+	uint64_t began = clock_mono_ns();
+	round_start();
+	ck_assert_int_eq(round_wait(), 0);
+	fprintf(stderr, "# equal trees, 20,000 files: %llu ms\n", (unsigned long long)((clock_mono_ns() - began) / 1000000));
+	round_stop();
 }
 END_TEST
 
@@ -1152,6 +1157,7 @@ START_TEST(losing_versions_are_kept_whole)
 	mk(B.l, "k/sub/od", S_IFDIR | 0700, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5002);
 	mk(B.l, "k/sub/od/f", S_IFREG | 0600, NULL, 0, ((uint64_t)2 << ID_NODE_SHIFT) + 5003);
 	put(B.l, "k/sub/od/f", 0, "in a directory", 14);
+	ln(B.l, "k/same", "k/sub/od/shared");	/* with the tree goes a name of what stays */
 	resync_sink_keep_lost(sink, "s1");
 	level();
 	resync_sink_keep_lost(sink, NULL);

@@ -24,26 +24,21 @@ static int by_name(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The list grew between the two calls: once more. */
+/* All names, each with its NUL. No object has more than fit: it is the kernel's limit too. */
 static ssize_t read_list(struct layer *l, struct call *c, uint64_t id, char **out)
 {
-	for (;;) {
-		ssize_t n = l->ops->listxattr(l, c, id, NULL, 0);
-		if (n <= 0)
-			return n;
-		char *list = malloc((size_t)n + 1);
-		if (!list)
-			return -ENOMEM;
-		n = l->ops->listxattr(l, c, id, list, (size_t)n);
-		if (n >= 0) {
-			list[n] = 0;
-			*out = list;
-			return n;
-		}
+	char *list = malloc(LAYER_XATTR_MAX + 1);
+
+	if (!list)
+		return -ENOMEM;
+	ssize_t n = l->ops->listxattr(l, c, id, list, LAYER_XATTR_MAX);
+	if (n <= 0) {
 		free(list);
-		if (n != -ERANGE)
-			return n;
+		return n;
 	}
+	list[n] = 0;
+	*out = list;
+	return n;
 }
 
 int resync_xattr_names(struct layer *l, struct call *c, uint64_t id, struct xattr_names *out)

@@ -303,15 +303,13 @@ int sink_check(struct resync_sink *s, const struct op *op)
 	return err == -ESTALE ? 0 : err;
 }
 
-static int write_all(struct resync_sink *s, struct file *f, const struct op *op)
+static int write_span(struct resync_sink *s, struct file *f, const char *p, size_t len, uint64_t off)
 {
 	struct call c = sink_call((struct timespec){ 0 });
 
-	for (size_t at = 0; at < op->data_len;) {
-		struct wdata d = { .p = (const char *)op->data + at, .len = op->data_len - at };
-		if (d.len > LAYER_IO_MAX)
-			d.len = LAYER_IO_MAX;
-		ssize_t n = s->cfg.bottom->ops->write(s->cfg.bottom, &c, f, &d, op->off + at, 0, NULL);
+	for (size_t at = 0; at < len;) {
+		struct wdata d = { .p = p + at, .len = len - at < LAYER_IO_MAX ? len - at : LAYER_IO_MAX };
+		ssize_t n = s->cfg.bottom->ops->write(s->cfg.bottom, &c, f, &d, off + at, 0, NULL);
 		if (n <= 0)
 			return n < 0 ? (int)n : -EIO;
 		at += (size_t)n;
@@ -320,19 +318,55 @@ static int write_all(struct resync_sink *s, struct file *f, const struct op *op)
 }
 
 /* A hole where data are. */
-static int punch(struct resync_sink *s, struct file *f, const struct op *op)
+static int punch(struct resync_sink *s, struct file *f, uint64_t off, uint64_t len)
 {
 	struct call c = sink_call((struct timespec){ 0 });
 
-	return s->cfg.bottom->ops->fallocate(s->cfg.bottom, &c, f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, op->off, op->len);
+	return s->cfg.bottom->ops->fallocate(s->cfg.bottom, &c, f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
 }
 
-static bool is_hole(struct resync_sink *s, struct file *f, const struct op *op)
+static bool is_hole(struct resync_sink *s, struct file *f, uint64_t off, uint64_t len)
 {
 	struct call c = sink_call((struct timespec){ 0 });
-	int64_t at = s->cfg.bottom->ops->lseek(s->cfg.bottom, &c, f, op->off, SEEK_DATA);
+	int64_t at = s->cfg.bottom->ops->lseek(s->cfg.bottom, &c, f, off, SEEK_DATA);
 
-	return at == -ENXIO || (at >= 0 && (uint64_t)at >= op->off + op->len);
+	return at == -ENXIO || (at >= 0 && (uint64_t)at >= off + len);
+}
+
+enum { SPARSE_GRAIN = 4096 };
+
+static bool is_zero(const char *p, size_t len)
+{
+	return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
+}
+
+/* How far from P on pieces of SPARSE_GRAIN are all zero, or all not. */
+static size_t span_of(const char *p, size_t len, bool *zero)
+{
+	size_t n = 0;
+
+	*zero = is_zero(p, len < SPARSE_GRAIN ? len : SPARSE_GRAIN);
+	do
+		n += len - n < SPARSE_GRAIN ? len - n : SPARSE_GRAIN;
+	while (n < len && is_zero(p + n, len - n < SPARSE_GRAIN ? len - n : SPARSE_GRAIN) == *zero);
+	return n;
+}
+
+/* What comes as data may be mostly a hole there: blocks are sent whole. Zeroes are left, or made, a hole. */
+static int write_sparse(struct resync_sink *s, struct file *f, const struct op *op)
+{
+	const char *p = op->data;
+	int err = 0;
+
+	for (size_t at = 0, n; !err && at < op->data_len; at += n) {
+		bool zero;
+		n = span_of(p + at, op->data_len - at, &zero);
+		if (!zero)
+			err = write_span(s, f, p + at, n, op->off + at);
+		else if (!is_hole(s, f, op->off + at, n))
+			err = punch(s, f, op->off + at, n);
+	}
+	return err;
 }
 
 static int put_data(struct resync_sink *s, const struct op *op, const struct attr *cur, bool *touched)
@@ -346,11 +380,11 @@ static int put_data(struct resync_sink *s, const struct op *op, const struct att
 	err = s->cfg.bottom->ops->open(s->cfg.bottom, &c, op->id, O_RDWR, &f);
 	if (err)
 		return err;
-	if (op->data_len || !is_hole(s, f, op)) {
+	if (op->data_len || !is_hole(s, f, op->off, op->len)) {
 		err = about_to_change(s, op->id, cur);
 		*touched = true;
 		if (!err)
-			err = op->data_len ? write_all(s, f, op) : punch(s, f, op);
+			err = op->data_len ? write_sparse(s, f, op) : punch(s, f, op->off, op->len);
 	}
 	int err2 = s->cfg.bottom->ops->release(s->cfg.bottom, &c, f);
 	return err ? err : err2;

@@ -268,7 +268,7 @@ trees_equal() {
 		not_ok "$name: $b has everything that $a has" "$(tfs "$a" status; tfs "$b" status)"
 	fi
 	check "$name: the mounts are equal" "$TOOLS/cmptree" --ino --ctime --order --limit 20 "$(mnt "$a")" "$(mnt "$b")"
-	check "$name: the backing directories are equal" "$TOOLS/cmptree" --backing --limit 20 ${TREES_HOLES---holes=65536} "$(back "$a")" "$(back "$b")"
+	check "$name: the backing directories are equal" "$TOOLS/cmptree" --backing --limit 20 ${TREES_HOLES---holes=262144} "$(back "$a")" "$(back "$b")"
 }
 
 # A value for CI, another for `make check LONG=1`.

@@ -66,6 +66,7 @@ printf 1 | dd of="$A/all/sparse" bs=1 seek=5 conv=notrunc status=none
 check "and comes back" node_start beta
 check "and becomes level" wait_for 30 level alpha beta
 trees_equal "after the standby's restart" alpha beta
+check "sparse files stayed sparse through it" "$TOOLS/cmptree" --backing --holes "$(back alpha)" "$(back beta)"
 
 exec 9>"$A/held"
 check_fails "demote refuses while a file is open for writing" tfs alpha demote

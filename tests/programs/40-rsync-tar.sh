@@ -27,10 +27,11 @@ setfacl -d -m u:1000:rwx "$S/empty"
 chown 1000:1001 "$S/d/file2"
 chmod 4755 "$S/d/file3"
 chmod 1777 "$S/empty"
+find "$S" -depth -exec touch -h -d '2011-12-13 14:15:16.171819202' {} +	# rsync doesn't see differences within a second
 touch -h -d '1999-12-31 23:59:59.123456789' "$S/d/sym" "$S/big" "$S/d/file4"
 find "$S" -depth -type d -exec touch -d '2001-02-03 04:05:06.789' {} +
 
-same() { check "$1" "$TOOLS/cmptree" --holes --limit 20 "$S" "$2"; }
+same() { check "$1" "$TOOLS/cmptree" --holes=262144 --limit 20 "$S" "$2"; }
 check "rsync in" rsync -aHAXS --numeric-ids "$S/" "$A/rsync/"
 same "what rsync brought in is the source" "$A/rsync"
 is "a second run of rsync finds nothing to do" "$(rsync -aHAXSn --numeric-ids --itemize-changes "$S/" "$A/rsync/" | wc -l)" 0
@@ -45,6 +46,7 @@ same "what rsync took out is the source" "$TMP/native/out2"
 for i in $(seq 50); do head -c 700 /dev/urandom >"$S/d/file$i"; done
 mv "$S/d/e" "$S/d/g"
 rm "$S/d/file60" "$S/big"
+find "$S" -depth -type d -exec touch -d '2012-02-03 04:05:06.789' {} +
 check "rsync with --delete, in place" rsync -aHAX --numeric-ids --delete --inplace "$S/" "$A/rsync/"
 check "the copy is the source again" "$TOOLS/cmptree" --limit 20 "$S" "$A/rsync"
 check "cp -a within the mount" cp -a "$A/rsync" "$A/copy"

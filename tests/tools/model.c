@@ -58,7 +58,8 @@ struct worker {
 	unsigned lane;
 	uint64_t rs, done;
 	int held[2][HELD];
-	bool shared;
+	bool shared;			/* the operation at hand is in `shared` */
+	bool held_shared[HELD];		/* that open file is of `shared` */
 	char out[2][OUT], history[HISTORY][320];
 	unsigned char *data[2];
 };
@@ -171,6 +172,7 @@ static int keep(struct worker *w, int side, unsigned slot, int fd)
 	if (w->held[side][slot] >= 0)
 		close(w->held[side][slot]);
 	w->held[side][slot] = fd;
+	w->held_shared[slot] = w->shared;
 	return 0;
 }
 
@@ -261,6 +263,8 @@ static long do_chown(int side, const struct op *o)
 	uid_t u = o->x % 3 == 0 ? (uid_t)-1 : o->x % 3 == 1 ? 0 : OTHER_UID;
 	gid_t g = o->y % 3 == 0 ? (gid_t)-1 : o->y % 3 == 1 ? 0 : OTHER_GID;
 
+	if (u == (uid_t)-1 && g == (gid_t)-1)
+		g = 0;		/* chown to nobody: the kernel asks no FUSE daemon */
 	return fchownat(run.root[side], o->a, u, g, AT_SYMLINK_NOFOLLOW);
 }
 
@@ -436,6 +440,15 @@ static long perform(struct worker *w, int side, const struct op *o)
 	return 0;
 }
 
+/* What a change of contents did to the sizes, too: a wrong one is told at once. */
+static void say_size(struct worker *w, int side, int fd)
+{
+	struct stat st;
+
+	if (!run.race && !fstat(fd, &st))
+		say(w->out[side], " size %jd", (intmax_t)st.st_size);
+}
+
 /* As the operation's user: raw calls, since they concern one thread only. */
 static long perform_as(struct worker *w, int side, const struct op *o)
 {
@@ -448,6 +461,10 @@ static long perform_as(struct worker *w, int side, const struct op *o)
 	}
 	r = perform(w, side, o);
 	e = errno;
+	if (o->kind >= K_WRITE && o->kind <= K_COPY) {
+		say_size(w, side, w->held[side][o->held]);
+		say_size(w, side, w->held[side][o->held2]);
+	}
 	if (o->other) {
 		syscall(SYS_setfsuid, 0);
 		syscall(SYS_setfsgid, 0);
@@ -494,7 +511,7 @@ static bool raced_errno(int e)
 static void step(struct worker *w, const struct op *o)
 {
 	int sides = run.race ? 1 : 2;
-	bool lock = w->shared && !run.race;
+	bool lock = (w->shared || w->held_shared[o->held] || w->held_shared[o->held2]) && !run.race;
 
 	if (lock)
 		pthread_mutex_lock(&shared_lock);

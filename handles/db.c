@@ -199,7 +199,7 @@ int db_get_ino(struct db *db, MDB_txn *txn, uint64_t ino, uint64_t *id)
 static int ino_forget(struct db *db, MDB_txn *txn, uint64_t ino, uint64_t id)
 {
 	MDB_val k = val(&ino, sizeof ino);
-	uint64_t now;
+	uint64_t now = 0;
 
 	int r = db_get_ino(db, txn, ino, &now);
 	if (r || now != id)
@@ -220,7 +220,7 @@ static int ino_claim(struct db *db, MDB_txn *txn, uint64_t ino, uint64_t id)
 int db_put(struct db *db, MDB_txn *txn, const struct hentry *e, bool claim)
 {
 	struct entry_bytes b;
-	struct hentry old;
+	struct hentry old = { 0 };
 	MDB_val k = val(&e->id, sizeof e->id);
 
 	entry_encode(e, &b);
@@ -241,7 +241,7 @@ int db_put(struct db *db, MDB_txn *txn, const struct hentry *e, bool claim)
 int db_del(struct db *db, MDB_txn *txn, uint64_t id, bool tomb)
 {
 	MDB_val k = val(&id, sizeof id), none = val("", 0);
-	struct hentry old;
+	struct hentry old = { 0 };
 
 	int r = db_get(db, txn, id, &old);
 	if (!r)

@@ -321,7 +321,7 @@ static bool header_read(struct delta *d, uint32_t records)
 		return false;
 	if (pread(d->fd, &hd, sizeof hd, 0) != (ssize_t)sizeof hd)
 		return false;
-	if (memcmp(hd.magic, delta_magic, sizeof hd.magic) || hd.endian != DELTA_ENDIAN || hd.records != records)
+	if (memcmp(hd.magic, delta_magic, sizeof hd.magic) != 0 || hd.endian != DELTA_ENDIAN || hd.records != records)
 		return false;
 	d->incarnation = hd.incarnation;
 	return hd.check == XXH3_64bits(&hd, DELTA_HEADER_BODY);

@@ -89,9 +89,9 @@ static bool marker_valid(struct handles *h)
 	uint32_t node = dec_u32(&d);
 	uint64_t root = dec_u64(&d);
 	uint64_t check = dec_u64(&d);
-	if (dec_end(&d) || memcmp(magic, marker_magic, sizeof magic) || check != XXH3_64bits(b, MARKER_BODY))
+	if (dec_end(&d) || memcmp(magic, marker_magic, sizeof magic) != 0 || check != XXH3_64bits(b, MARKER_BODY))
 		return false;
-	if (memcmp(uuid, h->cfg.uuid, UUID_LEN) || node != h->cfg.node || root != h->root_hash)
+	if (memcmp(uuid, h->cfg.uuid, UUID_LEN) != 0 || node != h->cfg.node || root != h->root_hash)
 		return false;
 	if (!(flags & MARKER_COMPLETE))
 		return false;
@@ -101,7 +101,7 @@ static bool marker_valid(struct handles *h)
 /* What the root's mark says: *NEW_VOLUME when it has none. */
 static int check_root(struct handles *h, bool *new_volume)
 {
-	struct local_handle lh;
+	struct local_handle lh = { 0 };
 	uint64_t id = 0;
 
 	int r = local_handle_of(h->cfg.root_fd, &lh);

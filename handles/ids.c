@@ -59,7 +59,7 @@ static int record_decode(const unsigned char *b, size_t len, struct ids_record *
 	for (unsigned i = 0; i <= NODE_MAX; i++)
 		r->counters[i] = dec_u32(&d);
 	uint64_t check = dec_u64(&d);
-	if (dec_end(&d) || memcmp(magic, ids_magic, sizeof magic) || check != XXH3_64bits(b, IDS_BODY))
+	if (dec_end(&d) || memcmp(magic, ids_magic, sizeof magic) != 0 || check != XXH3_64bits(b, IDS_BODY))
 		return -EBADMSG;
 	return 0;
 }
@@ -95,7 +95,7 @@ static int merge(struct ids *s, const unsigned char *b, ssize_t len, bool *found
 
 	if (len < 0 || record_decode(b, (size_t)len, &r))
 		return 0;
-	if (memcmp(r.uuid, s->uuid, UUID_LEN))
+	if (memcmp(r.uuid, s->uuid, UUID_LEN) != 0)
 		return -EXDEV;
 	*found = true;
 	if (r.seq > s->seq)

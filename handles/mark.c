@@ -157,7 +157,7 @@ int mark_get(struct handles *h, int fd, uint64_t *id, struct local_handle *lh)
 {
 	unsigned char b[256];
 	unsigned char uuid[UUID_LEN];
-	struct local_handle own;
+	struct local_handle own = { 0 };
 	struct fd_path path;
 
 	ssize_t n = getxattr(fd_path(&path, fd), MARK_XATTR, b, sizeof b);
@@ -168,7 +168,7 @@ int mark_get(struct handles *h, int fd, uint64_t *id, struct local_handle *lh)
 	dec_raw(&d, uuid, sizeof uuid);
 	uint64_t found = dec_u64(&d);
 	uint64_t hash = dec_u64(&d);
-	if (dec_end(&d) || version != MARK_VERSION || memcmp(uuid, h->cfg.uuid, UUID_LEN))
+	if (dec_end(&d) || version != MARK_VERSION || memcmp(uuid, h->cfg.uuid, UUID_LEN) != 0)
 		return -EXDEV;
 	int r = local_handle_of(fd, lh ? lh : &own);
 	if (r)

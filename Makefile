@@ -118,7 +118,7 @@ bench: all tools
 	$(Q)O=$(O) ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' tests/bench/bench.sh
 lint: $(O)/deps-check all
 	$(Q)O=$(O) tests/run $(sort $(wildcard tests/lint/[0-9][0-9]-*.sh))
-	$(Q)O=$(O) CPPFLAGS='$(CPPFLAGS)' tests/lint/deep.sh
+	$(Q)tests/lint/deep.sh
 deps:
 	$(Q).ci/deps $(DEPS_BUILD) $(DEPS_RUN) $(DEPS_CHECK)
 $(O)/deps-check: .ci/deps

@@ -190,12 +190,12 @@ static uint64_t written_now(struct apply *a, const struct afile *f)
 	return f->written;
 }
 
-static int flush_file(struct apply *a, struct afile *f)
+static int flush_file(struct apply *a, struct afile *f, bool datasync)
 {
 	struct layer *l = a->cfg.local;
 	struct call c = { .origin = ORIGIN_APPLY };
 	uint64_t written = written_now(a, f);
-	int err = l->ops->fsync(l, &c, f->id, f->f, false);
+	int err = l->ops->fsync(l, &c, f->id, f->f, datasync);
 
 	if (err) {
 		flush_failed(a, f->id, err);
@@ -208,18 +208,18 @@ static int flush_file(struct apply *a, struct afile *f)
 }
 
 /* Object ID, whatever it is; one that is gone needs no flush. */
-static int flush_object(struct apply *a, uint64_t id)
+static int flush_object(struct apply *a, uint64_t id, bool datasync)
 {
 	struct layer *l = a->cfg.local;
 	struct call c = { .origin = ORIGIN_APPLY };
 	struct afile *f = lookup_ref(a, id, false);
 
 	if (f) {
-		int err = flush_file(a, f);
+		int err = flush_file(a, f, datasync);
 		afile_put(a, f);
 		return err;
 	}
-	int err = l->ops->fsync(l, &c, id, NULL, false);
+	int err = l->ops->fsync(l, &c, id, NULL, datasync);
 	if (err == -ESTALE || err == -ENOENT)
 		return 0;
 	if (err)
@@ -259,7 +259,7 @@ static void flush_batch(struct apply *a, struct afile **batch, unsigned n)
 	if (err)
 		flush_failed(a, 0, err);
 	for (unsigned i = 0; i < n; i++) {
-		flush_file(a, batch[i]);
+		flush_file(a, batch[i], true);
 		retire(a, batch[i]);
 	}
 	auto_lock(&a->files_mu);
@@ -298,7 +298,7 @@ static void run_barrier(struct apply *a, const struct job *j)
 
 	for (unsigned i = 0; !err && i < ARRAY_LEN(j->id); i++)
 		if (j->id[i])
-			err = flush_object(a, j->id[i]);
+			err = flush_object(a, j->id[i], j->datasync);
 	if (!err)
 		err = atomic_load(&a->flush_err);
 	if (a->cfg.barrier_done)
@@ -355,7 +355,7 @@ static void job_add(struct apply *a, const struct job *j)
 
 void barrier_start(struct apply *a, const struct op *op, uint64_t seq)
 {
-	job_add(a, &(struct job){ .kind = JOB_BARRIER, .seq = seq, .id = { op->id, op->id2, op->parent } });
+	job_add(a, &(struct job){ .kind = JOB_BARRIER, .datasync = op->flags & OP_FSYNC_DATA, .seq = seq, .id = { op->id, op->id2, op->parent } });
 }
 
 void barriers_drain(struct apply *a)

@@ -39,7 +39,7 @@ struct afile {
 };
 
 enum job_kind { JOB_BARRIER, JOB_WRITEBACK };
-struct job { enum job_kind kind; uint64_t seq, id[3]; };
+struct job { enum job_kind kind; bool datasync; uint64_t seq, id[3]; };
 
 struct apply {
 	struct apply_config cfg;

@@ -61,7 +61,9 @@ int apply_setflags(struct applying *p)
 	return err;
 }
 
-/* ---- contents ---- */
+/* ---- contents ----
+ *
+ * Files are opened before the lock is taken: that may have to wait for the flusher. Nobody but this thread changes the tree meanwhile. */
 
 /* All of LEN bytes. */
 static int write_all(struct applying *p, struct file *f, const unsigned char *data, size_t len, uint64_t off)
@@ -85,10 +87,10 @@ int apply_write(struct applying *p)
 	const struct op *op = p->op;
 	struct afile *f;
 
-	applying_lock_ids(p, op->id, 0);
 	int err = afile_get(p, op->id, &f);
 	if (err)
 		return err;
+	applying_lock_ids(p, op->id, 0);
 	err = write_all(p, f->f, op->data, op->data_len, op->off);
 	afile_dirty(p->a, f, op->data_len);
 	if (!err)
@@ -105,10 +107,10 @@ int apply_fallocate(struct applying *p)
 	bool shifts = op->flags & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 	struct afile *f;
 
-	applying_lock_ids(p, op->id, 0);
 	int err = afile_get(p, op->id, &f);
 	if (err)
 		return err;
+	applying_lock_ids(p, op->id, 0);
 	err = l->ops->fallocate(l, &p->call, f->f, (int)op->flags, op->off, op->len);
 	afile_dirty(p->a, f, 0);
 	if (!err)
@@ -155,7 +157,7 @@ static int copy_all(struct applying *p, struct copying *c)
 	return 0;
 }
 
-static int copy_locked(struct applying *p, struct file *in)
+static int copy_opened(struct applying *p, struct file *in)
 {
 	const struct op *op = p->op;
 	struct afile *out;
@@ -163,6 +165,7 @@ static int copy_locked(struct applying *p, struct file *in)
 
 	if (err)
 		return err;
+	applying_lock_ids(p, op->id, op->id2);
 	struct copying c = { in, out->f, op->off, op->off2, op->len };
 	err = copy_all(p, &c);
 	afile_dirty(p->a, out, op->len);
@@ -181,11 +184,10 @@ int apply_copy(struct applying *p)
 
 	if (apply_tolerant(p->a))
 		return -EUCLEAN;
-	applying_lock_ids(p, p->op->id, p->op->id2);
 	int err = l->ops->open(l, &p->call, p->op->id, O_RDONLY, &in);
 	if (err)
 		return err;
-	err = copy_locked(p, in);
+	err = copy_opened(p, in);
 	int err2 = l->ops->release(l, &p->call, in);
 	return err ? err : err2;
 }

@@ -200,9 +200,9 @@ void txn_failed(struct txn *tx, uint64_t id, uint64_t id2, uint64_t parent, uint
 
 /* ---- durability ---- */
 
-int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], uint64_t *seq)
+int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], bool datasync, uint64_t *seq)
 {
-	struct op op = { .type = OP_FSYNC, .id = ids[0], .id2 = ids[1], .parent = ids[2] };
+	struct op op = { .type = OP_FSYNC, .id = ids[0], .id2 = ids[1], .parent = ids[2], .flags = datasync ? OP_FSYNC_DATA : 0 };
 
 	*seq = 0;
 	if (!queue_has_peers(ip->cfg.queue))
@@ -222,13 +222,13 @@ static int confirm(struct interpose *ip, uint64_t seq, enum queue_confirm what)
 }
 
 /* As confirm() for a barrier; a peer that came back without having answered is asked again. */
-static int confirm_barrier(struct interpose *ip, const uint64_t ids[FLUSH_MAX], uint64_t seq)
+static int confirm_barrier(struct interpose *ip, const uint64_t ids[FLUSH_MAX], bool datasync, uint64_t seq)
 {
 	for (;;) {
 		int err = confirm(ip, seq, CONFIRM_DURABLE);
 		if (err != -EAGAIN)
 			return err;
-		err = barrier_append(ip, ids, &seq);
+		err = barrier_append(ip, ids, datasync, &seq);
 		if (err)
 			return err;
 		if (!seq)
@@ -270,7 +270,7 @@ int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, b
 			queue_forget(ip->cfg.queue, barrier);
 		return err;
 	}
-	return barrier ? confirm_barrier(ip, ids, barrier) : epoch_ready(ip);
+	return barrier ? confirm_barrier(ip, ids, datasync, barrier) : epoch_ready(ip);
 }
 
 /* ---- the end of a change ---- */
@@ -313,7 +313,7 @@ int txn_end(struct txn *tx, int r, bool namespace)
 		emit_attachment(tx);
 	bool stable = tx->c->stable && r >= 0;
 	if (stable && tx->emitted && !tx->err && ip->cfg.durability != DURABILITY_ASYNC)
-		err = barrier_append(ip, tx->flush, &tx->barrier);
+		err = barrier_append(ip, tx->flush, false, &tx->barrier);
 	objlock_drop(&tx->g);
 	pthread_rwlock_unlock(&ip->gate);
 	tx->gated = false;

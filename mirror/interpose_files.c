@@ -380,7 +380,7 @@ int ip_fsync(struct layer *l, struct call *c, uint64_t id, struct file *f, bool 
 	if (!ip->writable)
 		err = -EROFS;
 	else if (concerns_peers(ip, c, ids[0], f))
-		err = barrier_append(ip, ids, &barrier);
+		err = barrier_append(ip, ids, datasync, &barrier);
 	pthread_rwlock_unlock(&ip->gate);
 	c->seq = barrier;
 	return err ? err : flush_and_confirm(ip, c, f, datasync, ids, barrier);

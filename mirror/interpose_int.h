@@ -83,7 +83,7 @@ int epoch_ready(struct interpose *ip);
 /* Flushes FILE and IDS here while the peers do, and waits for them. BARRIER: an OP_FSYNC of these objects, 0 = none. */
 int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], uint64_t barrier);
 /* Appends an OP_FSYNC when there is somebody to answer it. *SEQ 0 = none. */
-int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], uint64_t *seq);
+int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], bool datasync, uint64_t *seq);
 
 /* Tmpfiles without a name. */
 int tmp_add(struct interpose *ip, uint64_t id);

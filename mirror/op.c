@@ -45,7 +45,7 @@ const uint32_t op_fields[OP_TYPE_LAST + 1] = {
 	[OP_SETXATTR] = CHANGED | B(F_NAME) | B(F_BLOB),
 	[OP_REMOVEXATTR] = CHANGED | B(F_NAME),
 	[OP_SETFLAGS] = CHANGED | B(F_FLAGS),
-	[OP_FSYNC] = OP_KNOWN | B(F_ID) | B(F_ID2) | B(F_PARENT),
+	[OP_FSYNC] = OP_KNOWN | B(F_ID) | B(F_ID2) | B(F_PARENT) | B(F_FLAGS),
 	[OP_PURGE] = OP_KNOWN | B(F_ID),
 	[OP_ATTACH] = OP_KNOWN,
 	[OP_HANDOVER] = OP_KNOWN,
@@ -425,7 +425,10 @@ static bool setxattr_ok(const struct op *op)
 	return object_ok(op) && xattr_name_ok(op->name) && op->blob_len <= LAYER_XATTR_MAX;
 }
 
-static bool fsync_ok(const struct op *op) { return id_or_none(op->id) && id_or_none(op->id2) && id_or_none(op->parent); }
+static bool fsync_ok(const struct op *op)
+{
+	return id_or_none(op->id) && id_or_none(op->id2) && id_or_none(op->parent) && !(op->flags & ~(uint32_t)OP_FSYNC_DATA);
+}
 static bool purge_ok(const struct op *op) { return movable(op->id); }
 static bool dir_ok(const struct op *op) { return object_ok(op) && op->off <= op->off2 && entries_ok(op); }
 

@@ -44,7 +44,7 @@ enum op_type {
 	OP_COPY,			/* id (source), id2 (target), off, off2, len = bytes copied, attr of the target */
 	OP_SETXATTR, OP_REMOVEXATTR,	/* id, name, value, attr */
 	OP_SETFLAGS,			/* id, flags, attr */
-	OP_FSYNC,			/* id, id2 and parent (0 = unused): a barrier; the standby makes these objects durable and answers */
+	OP_FSYNC,			/* id, id2 and parent (0 = unused): a barrier; the standby makes these objects durable and answers (flags: OP_FSYNC_DATA) */
 	OP_PURGE,			/* id: a limbo object's last user is gone */
 	OP_ATTACH,			/* nothing but an attachment */
 	OP_HANDOVER,			/* the primary gave up its role; all before this is complete */
@@ -72,6 +72,7 @@ extern const uint32_t op_fields[OP_TYPE_LAST + 1];
 const char *op_name(unsigned type);
 
 enum {
+	OP_FSYNC_DATA = 1,		/* flags of OP_FSYNC: as fdatasync(2): no times */
 	OP_META_MAX = 1 << 20,		/* encoded op without data */
 	OP_DATA_MAX = 4 << 20,
 	OP_XATTRS_MAX = 1024,		/* xattrs in a list, and */

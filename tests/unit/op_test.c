@@ -120,7 +120,7 @@ static void special(struct made *m)
 	}
 	case OP_SETATTR: op->set = (uint32_t)rnd(2) ? SET_MODE | SET_MTIME | SET_KILL_PRIV : SET_SIZE | SET_UID | SET_GID | SET_CTIME; break;
 	case OP_FALLOCATE: op->flags = rnd(2) ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : 0; break;
-	case OP_FSYNC: op->id2 = rnd(2) ? rnd_id() : 0; op->parent = rnd(2) ? rnd_id() : 0; break;
+	case OP_FSYNC: op->id2 = rnd(2) ? rnd_id() : 0; op->parent = rnd(2) ? rnd_id() : 0; op->flags = (uint32_t)rnd(2); break;
 	case OP_R_DIR: rnd_entries(&m->blob); op->off2 = rnd(2) ? UINT64_MAX : op->off + rnd(100); break;
 	case OP_R_DATA: op->len = m->data.len ? m->data.len : rnd(1u << 20); break;
 	case OP_R_END: op->flags = (uint32_t)rnd(2); break;

@@ -92,6 +92,15 @@ static int have(struct resync_sink *s, const struct op *op, const char *target, 
 	return err ? err : sink_known(s, op->id, cur);
 }
 
+/* Sub-directories are counted in the index. The entries were made equal just before, so a count that differs was wrong. */
+static int match_count(struct resync_sink *s, const struct op *op, const struct attr *cur)
+{
+	if (!S_ISDIR(cur->mode) || cur->nlink == op->attr.nlink)
+		return 0;
+	sink_tell(s, CHANGE_ATTR, op->id, NULL, 0);
+	return index_add_nsub(s->cfg.handles, op->id, (int)(op->attr.nlink - cur->nlink));
+}
+
 static int match_flags(struct resync_sink *s, const struct op *op)
 {
 	const uint32_t mask = FS_APPEND_FL | FS_IMMUTABLE_FL | FS_NODUMP_FL | FS_NOATIME_FL | FS_SYNC_FL;
@@ -114,6 +123,8 @@ static int match_attr(struct resync_sink *s, const struct op *op, const struct a
 	struct call c = sink_call(op->attr.ctime);
 	int err = sink_set_attr(s, op->id, cur, &op->attr);
 
+	if (!err)
+		err = match_count(s, op, cur);
 	if (!err)
 		err = match_flags(s, op);
 	if (!err)

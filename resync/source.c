@@ -125,6 +125,17 @@ static void add_task(struct resync *r, const struct report *rep)
 	r->ntasks++;
 }
 
+/* Can it be right, from an honest peer? */
+static bool plausible(const struct report *rep)
+{
+	if (rep->kind == REPORT_DIRTY || rep->kind == REPORT_ENDED)
+		return true;
+	if (!id_valid(rep->id))
+		return false;
+	return rep->kind != REPORT_MISSING || (id_valid(rep->parent) && rep->name[0] && !strchr(rep->name, '/') &&
+					       strcmp(rep->name, ".") != 0 && strcmp(rep->name, "..") != 0);
+}
+
 static void ended(struct resync *r, const struct report *rep)
 {
 	unsigned i = 0;
@@ -139,6 +150,10 @@ static void ended(struct resync *r, const struct report *rep)
 
 void resync_report(struct resync *r, const struct report *rep)
 {
+	if (!plausible(rep)) {
+		log_warn("resync: node %u: an impossible report of kind %u is ignored", r->cfg.peer, rep->kind);
+		return;
+	}
 	auto_lock(&r->mu);
 	switch (rep->kind) {
 	case REPORT_DIRTY:

@@ -801,6 +801,14 @@ START_TEST(attributes_are_repaired)
 }
 END_TEST
 
+START_TEST(a_wrong_count_of_sub_directories_is_repaired)
+{
+	ck_assert_int_eq(index_add_nsub(B.h, id_of(B.l, "t/d"), 3), 0);
+	ck_assert_int_eq(index_add_nsub(B.h, HANDLE_ROOT, -1), 0);
+	level();
+}
+END_TEST
+
 START_TEST(xattrs_and_acls_are_repaired)
 {
 	/* version 2; user:rwx, user 5:r-x, group:r--, mask:rwx, other:--- */
@@ -1216,6 +1224,7 @@ int main(void)
 	tcase_add_test(t, a_file_that_is_too_long_or_too_short_is_repaired);
 	tcase_add_test(t, data_in_a_hole_is_punched);
 	tcase_add_test(t, attributes_are_repaired);
+	tcase_add_test(t, a_wrong_count_of_sub_directories_is_repaired);
 	tcase_add_test(t, xattrs_and_acls_are_repaired);
 	tcase_add_test(t, inode_flags_are_repaired);
 	tcase_add_test(t, missing_and_extra_objects_are_repaired);

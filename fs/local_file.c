@@ -1,5 +1,5 @@
 /*
- * Open files. A file's descriptor is O_RDONLY or O_RDWR; what else open(2) has (O_APPEND, O_DIRECT, O_TRUNC) is not left
+ * Open files. A file's descriptor is O_RDONLY or O_RDWR; what else open(2) has (O_APPEND, O_DIRECT, O_SYNC, O_TRUNC) is not left
  * to it: appends say so per write, and truncation is done here, stamped.
  *
  * An open file counts as one open of its object, which keeps the object findable after its last name is gone. A nameless file (O_TMPFILE)
@@ -21,11 +21,11 @@ int file_new(struct obj *o, int fd, int flags, struct file **out)
 	return 0;
 }
 
-/* An append-only file can be opened for writing only so. */
+/* An append-only file can be opened for writing only so. O_SYNC is the callers' business: here it would flush under the object's lock. */
 static int open_fd(struct local *l, struct call *c, struct obj *o, int flags)
 {
 	bool wr = (flags & O_ACCMODE) != O_RDONLY;
-	int how = (wr ? O_RDWR : O_RDONLY) | (flags & (O_SYNC | O_DSYNC)) | O_NONBLOCK;
+	int how = (wr ? O_RDWR : O_RDONLY) | O_NONBLOCK;
 	int fd = local_reopen(l, o->fd, how);
 	if (fd == -EPERM && wr && flags & O_APPEND)
 		fd = local_reopen(l, o->fd, how | O_APPEND);

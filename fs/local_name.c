@@ -333,7 +333,7 @@ static int lookup_dot(struct local *l, uint64_t id, struct attr *out)
 static int lookup_dotdot(struct local *l, const struct call *c, uint64_t id, struct attr *out)
 {
 	auto_obj struct obj *o = NULL;
-	uint64_t up;
+	uint64_t up = 0;
 	int err = obj_get_dir(l, id, &o);
 	if (!err)
 		err = local_parent_of(l, o, &up);

@@ -7,6 +7,7 @@
  *  - An open with O_TRUNC truncates here (ATOMIC_O_TRUNC), which saves a round trip.
  *  - O_DIRECT is the kernel's business: it goes past its page cache, coherently, and the file below is read and written through that machine's cache.
  *  - O_SYNC and O_DSYNC: the kernel sends FSYNC after the write (for O_DIRECT too, as long as no file is opened with FOPEN_DIRECT_IO).
+ *  - A SETATTR that sets nothing is how the kernel says "clear setuid and setgid" before fallocate and copy_file_range, and what is left of chown(-1, -1).
  *  - An answer to an open that nobody waits for any more (-ENOENT) closes the file again.
  *  - ENOSYS would make the kernel give an operation up for good: it never leaves here.
  */
@@ -274,22 +275,9 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	struct attr a;
 
 	BEGIN(req);
-	if (fuse_self->kill_priv)
+	if (fuse_self->kill_priv || !s.valid)
 		s.valid |= SET_KILL_PRIV;
 	reply_attr(req, l->ops->setattr(l, &c, ino, fi ? fh_of(fi)->file : NULL, &s, &a), &a);
-}
-
-/* What a write, truncation, fallocate does to setuid and setgid where the kernel leaves it to us but doesn't say so: root (CAP_FSETID) keeps them. */
-static void kill_priv(fuse_req_t req, struct fh *h)
-{
-	struct setattr s = { .valid = SET_KILL_PRIV };
-	struct attr a;
-
-	BEGIN(req);
-	if (c.uid == 0 || l->ops->getattr(l, &c, file_id(h->file), h->file, &a))
-		return;
-	if ((a.mode & S_ISUID) || (a.mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))
-		l->ops->setattr(l, &c, file_id(h->file), h->file, &s, &a);
 }
 
 /* ---- extended attributes (SETXATTR: fuse_raw.c) ---- */
@@ -493,14 +481,9 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	int r;
-
 	BEGIN(req);
 	(void)ino;
-	r = l->ops->fallocate(l, &c, fh_of(fi)->file, mode, (uint64_t)off, (uint64_t)len);
-	if (!r)
-		kill_priv(req, fh_of(fi));
-	fuse_reply(req, r);
+	fuse_reply(req, l->ops->fallocate(l, &c, fh_of(fi)->file, mode, (uint64_t)off, (uint64_t)len));
 }
 
 static void op_copy_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *in, fuse_ino_t ino_out, off_t off_out,
@@ -515,8 +498,6 @@ static void op_copy_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struc
 		return;
 	}
 	n = l->ops->copy_range(l, &c, fh_of(in)->file, (uint64_t)off_in, fh_of(out)->file, (uint64_t)off_out, len);
-	if (n > 0)
-		kill_priv(req, fh_of(out));
 	reply_count(req, n);
 }
 

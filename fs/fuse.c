@@ -30,6 +30,8 @@
 #include "fs/fuse_front.h"
 
 #define FUSE_FS_TYPE "fuse.tandemfs"
+#define CUT_SIGNAL (SIGRTMIN + 7)
+enum { LINGER_MS = 5000, CUT_AGAIN_MS = 50 };
 
 _Thread_local struct fuse_worker *fuse_self;
 
@@ -69,6 +71,8 @@ static void serve(struct fuse_worker *w)
 	for (;;) {
 		ssize_t n = read(f->dev_fd, w->blk->data, FUSE_BUF_SIZE);
 
+		if (n < 0 && errno == EINTR && f->cut)
+			return;
 		if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
 			continue;	/* ENOENT: its caller went away first */
 		if (n < 0 && errno != ENODEV)
@@ -91,6 +95,8 @@ static void ended(struct fuse_front *f)
 	f->live--;
 	tell = !f->live && !f->stopping && !f->told_gone;
 	f->told_gone |= tell;
+	if (!f->live)
+		pthread_cond_broadcast(&f->all_ended);
 	pthread_mutex_unlock(&f->mu);
 	if (!tell)
 		return;
@@ -122,6 +128,7 @@ static int spawn_locked(struct fuse_front *f)
 	int r;
 
 	sigfillset(&all);
+	sigdelset(&all, CUT_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	r = pthread_create(&f->thread[f->nthreads], NULL, worker_main, f);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -265,6 +272,7 @@ static void mutexes_init(struct fuse_front *f)
 	pthread_mutexattr_settype(&a, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&f->wait_mu, &a);
 	pthread_mutexattr_destroy(&a);
+	cond_init_mono(&f->all_ended);
 }
 
 int fuse_front_new(const struct fuse_front_config *cfg, struct fuse_front **out)
@@ -342,6 +350,31 @@ static bool all_ended(struct fuse_front *f)
 	return !f->live;
 }
 
+static void cut_signal(int sig) { (void)sig; }
+
+/* Waits until all threads have ended. The mount is gone from here; but a copy of it in another mount namespace keeps the file system alive,
+ * perhaps for ever. Then the threads are called back from their reads, and what that namespace sees is a dead mount. */
+static void wait_all_ended(struct fuse_front *f)
+{
+	struct sigaction sa = { .sa_handler = cut_signal };
+	struct timespec until = clock_mono_after_ms(LINGER_MS);
+
+	auto_lock(&f->mu);
+	while (f->live && pthread_cond_timedwait(&f->all_ended, &f->mu, &until) == 0)
+		;
+	if (!f->live)
+		return;
+	log_warn("fuse: %s: unmounted, but another mount namespace still has it: cutting it off", f->cfg.mount_point);
+	sigaction(CUT_SIGNAL, &sa, NULL);
+	f->cut = true;
+	while (f->live) {	/* a thread may be just before its read: call again */
+		for (unsigned i = 0; i < f->nthreads; i++)
+			pthread_kill(f->thread[i], CUT_SIGNAL);
+		until = clock_mono_after_ms(CUT_AGAIN_MS);
+		pthread_cond_timedwait(&f->all_ended, &f->mu, &until);
+	}
+}
+
 static void set_stopping(struct fuse_front *f, bool stopping)
 {
 	auto_lock(&f->mu);
@@ -361,6 +394,7 @@ int fuse_front_stop(struct fuse_front *f, bool force)
 		set_stopping(f, false);
 		return r;
 	}
+	wait_all_ended(f);
 	for (unsigned i = 0; i < f->nthreads; i++)	/* no thread is started any more */
 		pthread_join(f->thread[i], NULL);
 	f->nthreads = 0;
@@ -384,6 +418,7 @@ void fuse_front_free(struct fuse_front *f)
 		fuse_session_destroy(f->se);
 	pthread_mutex_destroy(&f->mu);
 	pthread_mutex_destroy(&f->open_mu);
+	pthread_cond_destroy(&f->all_ended);
 	pthread_mutex_destroy(&f->wait_mu);
 	free((char *)f->cfg.mount_point);
 	free((char *)f->cfg.volume);

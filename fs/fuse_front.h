@@ -36,8 +36,10 @@ struct fuse_front {
 	bool stopping;
 	bool told_gone;
 	unsigned nthreads, live;	/* started; not ended yet */
+	pthread_cond_t all_ended;	/* live became 0 */
 	pthread_t thread[FUSE_FRONT_THREADS_MAX];
 
+	_Atomic bool cut;		/* threads end when a signal interrupts their read */
 	_Atomic unsigned idle;		/* threads waiting for a request */
 	/* Held while a blocking lock request is queued, so that its grant cannot answer it before its interrupt function stands; recursive, because
 	 * queueing one may grant others. */

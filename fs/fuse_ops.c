@@ -7,7 +7,8 @@
  *  - An open with O_TRUNC truncates here (ATOMIC_O_TRUNC), which saves a round trip.
  *  - O_DIRECT is the kernel's business: it goes past its page cache, coherently, and the file below is read and written through that machine's cache.
  *  - O_SYNC and O_DSYNC: the kernel sends FSYNC after the write (for O_DIRECT too, as long as no file is opened with FOPEN_DIRECT_IO).
- *  - A SETATTR that sets nothing is how the kernel says "clear setuid and setgid" before fallocate and copy_file_range, and what is left of chown(-1, -1).
+ *  - A SETATTR that sets nothing is what is left of chown(-1, -1), and of the kernel's own "clear setuid and setgid" before fallocate and copy_file_range. It
+ *    clears them for the owner and root only, or everybody could; for other writers the fallocate and the copy do it.
  *  - An answer to an open that nobody waits for any more (-ENOENT) closes the file again.
  *  - ENOSYS would make the kernel give an operation up for good: it never leaves here.
  */
@@ -268,6 +269,13 @@ static uint32_t setattr_valid(int to_set)
 	return v;
 }
 
+static bool owns(struct layer *l, struct call *c, uint64_t id)
+{
+	struct attr a;
+
+	return !c->uid || (!l->ops->getattr(l, c, id, NULL, &a) && a.uid == c->uid);
+}
+
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
 {
 	struct setattr s = { .valid = setattr_valid(to_set), .mode = st->st_mode & 07777, .uid = st->st_uid, .gid = st->st_gid,
@@ -275,9 +283,19 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	struct attr a;
 
 	BEGIN(req);
-	if (fuse_self->kill_priv || !s.valid)
+	if (fuse_self->kill_priv || (!s.valid && owns(l, &c, ino)))
 		s.valid |= SET_KILL_PRIV;
 	reply_attr(req, l->ops->setattr(l, &c, ino, fi ? fh_of(fi)->file : NULL, &s, &a), &a);
+}
+
+/* Clears setuid and setgid after a change of H's contents whose request doesn't say so. Root (CAP_FSETID) keeps them. */
+static void kill_priv(struct layer *l, struct call *c, struct fh *h)
+{
+	struct setattr s = { .valid = SET_KILL_PRIV };
+	struct attr a;
+
+	if (c->uid && !l->ops->getattr(l, c, file_id(h->file), h->file, &a) && (a.mode & (S_ISUID | S_ISGID)))
+		l->ops->setattr(l, c, file_id(h->file), h->file, &s, &a);
 }
 
 /* ---- extended attributes (SETXATTR: fuse_raw.c) ---- */
@@ -481,9 +499,14 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
+	int r;
+
 	BEGIN(req);
 	(void)ino;
-	fuse_reply(req, l->ops->fallocate(l, &c, fh_of(fi)->file, mode, (uint64_t)off, (uint64_t)len));
+	r = l->ops->fallocate(l, &c, fh_of(fi)->file, mode, (uint64_t)off, (uint64_t)len);
+	if (!r)
+		kill_priv(l, &c, fh_of(fi));
+	fuse_reply(req, r);
 }
 
 static void op_copy_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *in, fuse_ino_t ino_out, off_t off_out,
@@ -498,6 +521,8 @@ static void op_copy_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struc
 		return;
 	}
 	n = l->ops->copy_range(l, &c, fh_of(in)->file, (uint64_t)off_in, fh_of(out)->file, (uint64_t)off_out, len);
+	if (n > 0)
+		kill_priv(l, &c, fh_of(out));
 	reply_count(req, n);
 }
 

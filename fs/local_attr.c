@@ -164,12 +164,35 @@ int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file 
 
 /* ---- setattr ---- */
 
-int local_kill_priv(struct lifted *lf, struct obj *o, uint32_t mode, bool *killed)
+/* Is the caller in group GID? Its supplementary groups are asked for only here: seldom. */
+static bool in_group(const struct call *c, uint32_t gid)
+{
+	char path[32], line[4096], *p, *end;
+	bool in = c->gid == gid;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)c->pid);
+	FILE *fp = in || c->pid <= 0 ? NULL : fopen(path, "re");
+	while (fp && !in && fgets(line, sizeof(line), fp)) {
+		if (strncmp(line, "Groups:", 7))
+			continue;
+		for (p = line + 7; !in; p = end) {
+			unsigned long g = strtoul(p, &end, 10);
+			if (end == p)
+				break;
+			in = g == gid;
+		}
+	}
+	if (fp)
+		fclose(fp);
+	return in;
+}
+
+/* As the kernel: setuid goes, setgid when the group may execute or the caller is neither in it nor root. */
+int local_kill_priv(struct lifted *lf, const struct call *c, struct obj *o, uint32_t mode, uint32_t gid, bool *killed)
 {
 	uint32_t left = mode & ~(uint32_t)S_ISUID;
-	if (mode & S_IXGRP)
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || (c->uid && !in_group(c, gid))))
 		left &= ~(uint32_t)S_ISGID;
-	if (o->type != S_IFREG || left == mode)
+	if (o->type == S_IFDIR || left == mode)
 		return 0;
 	int err = TRY_LIFT(lf, local_chmod(lf->l, o->fd, left));
 	*killed = !err;
@@ -230,7 +253,9 @@ static int set_parts(struct local *l, struct call *c, struct obj *o, const struc
 	struct timespec stamp = local_stamp(l, c);
 	int err = local_statx(o->fd, "", &stx);
 	bool resized = s->valid & SET_SIZE && (f || stx.stx_size != s->size);
-	bool touched = resized || s->valid & ~(unsigned)(SET_SIZE | SET_KILL_PRIV) || !s->valid;
+	/* To set nothing (chown with -1, -1) counts as a change. */
+	bool touched = resized || s->valid & ~(unsigned)(SET_SIZE | SET_KILL_PRIV) || !(s->valid & ~(unsigned)SET_KILL_PRIV);
+	uint32_t gid = stx.stx_gid;
 	if (!err && s->valid & SET_SIZE && !(err = set_size(&lf, o, f, &stx, s->size)))
 		*did |= resized;
 	if (!err && s->valid & (SET_UID | SET_GID) && !(err = set_owner(&lf, o, s)))
@@ -238,7 +263,7 @@ static int set_parts(struct local *l, struct call *c, struct obj *o, const struc
 	if (!err && s->valid & SET_KILL_PRIV && !(s->valid & SET_MODE)) {
 		err = local_statx(o->fd, "", &stx);
 		if (!err)
-			err = local_kill_priv(&lf, o, stx.stx_mode, &touched);
+			err = local_kill_priv(&lf, c, o, stx.stx_mode, gid, &touched);
 		*did |= touched;
 	}
 	if (!err && s->valid & SET_MODE && !(err = set_mode(&lf, o, s->mode)))

@@ -216,7 +216,7 @@ ssize_t local_write(struct layer *layer, struct call *c, struct file *f, const s
 	if (!err)
 		err = check_range(l, off, &len);
 	if (!err && flags & WRITE_KILL_PRIV)
-		err = local_kill_priv(&lf, f->o, stx.stx_mode, &killed);
+		err = local_kill_priv(&lf, c, f->o, stx.stx_mode, stx.stx_gid, &killed);
 	if (err)
 		return err;
 	ssize_t n = write_all(&lf, f->fd, d->p, len, off);

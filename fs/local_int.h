@@ -193,7 +193,7 @@ static inline void unsteady_end(struct unsteady *u)
 }
 #define auto_unsteady __attribute__((cleanup(unsteady_end), unused))
 /* Clears setuid, and setgid when the group may execute. MODE: now. */
-int local_kill_priv(struct lifted *lf, struct obj *o, uint32_t mode, bool *killed);
+int local_kill_priv(struct lifted *lf, const struct call *c, struct obj *o, uint32_t mode, uint32_t gid, bool *killed);
 static inline int local_chmod(struct local *l, int fd, uint32_t mode)
 {
 	char n[16];

@@ -421,6 +421,7 @@ static int user_writes(void) { int fd = open("f", O_WRONLY); return write(fd, "x
 static int user_truncates(void) { return truncate("f", 1) != 0; }
 static int user_opens_trunc(void) { return open("f", O_WRONLY | O_TRUNC) < 0; }
 static int user_allocates(void) { int fd = open("f", O_WRONLY); return fallocate(fd, 0, 0, 4096) != 0; }
+static int user_chowns_nothing(void) { return chown("f", (uid_t)-1, (gid_t)-1); }
 static int user_maps(void)
 {
 	int fd = open("f", O_RDWR);
@@ -446,8 +447,19 @@ START_TEST(changes_by_users_clear_setuid)
 		ck_assert_msg(mode_of("f") == 0777, "change %u leaves mode %o", i, mode_of("f"));
 	}
 	ck_assert_int_eq(chmod("f", 06777), 0);
+	as(5000, user_chowns_nothing);
+	ck_assert_uint_eq(mode_of("f"), 06777);		/* it isn't his */
+	ck_assert_int_eq(chown("f", (uid_t)-1, (gid_t)-1), 0);
+	ck_assert_uint_eq(mode_of("f"), 0777);
+	ck_assert_int_eq(chmod("f", 06777), 0);
 	ck_assert_int_eq(chown("f", 5000, 5000), 0);
 	ck_assert_uint_eq(mode_of("f"), 0777);
+	/* setgid without group execution stays when the writer is in the group. */
+	ck_assert_int_eq(chmod("f", 02666), 0);
+	ck_assert_int_eq(as(5000, user_writes), 0);
+	ck_assert_uint_eq(mode_of("f"), 02666);
+	ck_assert_int_eq(as(5001, user_writes), 0);
+	ck_assert_uint_eq(mode_of("f"), 0666);
 	put("f", "text");
 	ck_assert_int_eq(as(0, user_maps), 0);
 	ck_assert_str_eq(get("f"), "mext");
@@ -916,6 +928,31 @@ START_TEST(mount_points_in_use_and_dead)
 }
 END_TEST
 
+/* Another mount namespace keeps a copy of the mount alive: the daemon ends all the same. */
+START_TEST(a_copy_elsewhere_does_not_hold_the_stop)
+{
+	struct vol v;
+	char said;
+	pid_t pid;
+	int r, hold[2];
+
+	vol_open(&v, EXT4);
+	ck_assert_int_eq(pipe(pipe_fd), 0);
+	ck_assert_int_eq(pipe(hold), 0);
+	pid = fork();
+	if (!pid) {
+		close(hold[1]);
+		r = unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || chdir("/") || write(pipe_fd[1], "u", 1) != 1;
+		_exit(r || read(hold[0], &said, 1));
+	}
+	ck_assert_int_eq(read(pipe_fd[0], &said, 1), 1);
+	vol_stop(&v);
+	close(hold[0]);
+	close(hold[1]);
+	ck_assert_int_eq(reap(pid), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("fuse");
@@ -947,6 +984,7 @@ int main(void)
 	tcase_add_loop_test(c, changes_by_others_are_seen, 0, 2);
 	tcase_add_test(c, a_flood_of_changes_loses_none);
 	tcase_add_test(c, mount_points_in_use_and_dead);
+	tcase_add_test(c, a_copy_elsewhere_does_not_hold_the_stop);
 	suite_add_tcase(s, c);
 	return env_run(s);
 }

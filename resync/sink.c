@@ -171,7 +171,7 @@ static int keep_orphan(struct resync_sink *s, uint64_t id)
 	return err ? err : keep_version(s, id);	/* moves it out of limbo */
 }
 
-static int purge_one(struct resync_sink *s, uint64_t id)
+int sink_purge(struct resync_sink *s, uint64_t id)
 {
 	int err = s->session && !idset_has(&s->kept, id) ? keep_orphan(s, id) : 0;
 
@@ -193,7 +193,7 @@ static int empty_limbo(struct resync_sink *s)
 			return err < 0 ? err : 0;
 		err = 0;
 		for (size_t i = 0; i < b->n && !err; i++)
-			err = purge_one(s, b->id[i]);
+			err = sink_purge(s, b->id[i]);
 	}
 	return err;
 }

@@ -495,7 +495,5 @@ int sink_forget(struct resync_sink *s, uint64_t id)
 		i--;	/* it may have another name there */
 	}
 	free(d.id);
-	if (err >= 0)
-		err = local_limbo_purge(s->cfg.bottom, id);
-	return err == -ENOENT || err == -ESTALE ? 0 : err;
+	return err < 0 ? err : sink_purge(s, id);
 }

@@ -43,6 +43,8 @@ void sink_tell(struct resync_sink *s, enum change_kind kind, uint64_t id, const 
 /* Before ID's contents are changed: its version is kept. The object may have been moved away: -ESTALE, make it again. */
 int sink_keep(struct resync_sink *s, uint64_t id, uint64_t size);
 void sink_made(struct resync_sink *s, uint64_t id);
+/* Takes ID out of limbo for good: into lost/ when versions are kept. Not there: 0. */
+int sink_purge(struct resync_sink *s, uint64_t id);
 void sink_note_path(struct resync_sink *s, uint64_t id, uint64_t parent, const char *name);
 
 /* A call of ours. STAMP: what the objects' times become where the call stamps. */

@@ -174,12 +174,6 @@ void resync_report(struct resync *r, const struct report *rep)
 	pthread_cond_broadcast(&r->cond);
 }
 
-void source_dirty(struct resync *r, uint64_t id)
-{
-	auto_lock(&r->mu);
-	add_dirty(r, id);
-}
-
 void resync_restate(struct resync *r, const uint64_t *ids, unsigned n)
 {
 	auto_lock(&r->mu);

@@ -64,7 +64,5 @@ int source_emit(struct resync *r, struct op *op, unsigned cost);
 /* Between two statements of one object, no lock held: answers reports, waits for the peer, tells when to stop (-ESHUTDOWN) or to begin
  * again (-EOVERFLOW). */
 int source_breathe(struct resync *r);
-/* The object is to be stated (again) as a whole. */
-void source_dirty(struct resync *r, uint64_t id);
 
 #endif

@@ -197,7 +197,7 @@ static int state_file_more(struct resync *r, uint64_t id, uint64_t *off)
 static int state_file(struct resync *r, uint64_t id)
 {
 	uint64_t off = 0, end = 0;
-	int err = admit(r, OP_META_MAX);
+	int err = admit(r, 16384);
 
 	if (!err)
 		err = state_file_start(r, id, &off, &end);

@@ -51,7 +51,7 @@ uint64_t local_name_pos(const unsigned char key[16], const char *name);
 /* ---- for apply and resync: the same layer with ids that somebody else chose ---- */
 
 /* Moves the object that NAME in PARENT names to limbo (parent HANDLE_LIMBO, name = id in hex); a file with other names just loses this one. What has
- * that name but is hidden from callers (unmarked, foreign or copied, not to be adopted) goes to .tandemfs/lost/strangers/. -EXDEV: a mount. */
+ * that name but is hidden from callers (unmarked, foreign or copied, not to be adopted) goes to .tandemfs/lost/strays/. -EXDEV: a mount. */
 int local_to_limbo(struct layer *local, struct call *c, uint64_t parent, const char *name);
 /* Gives object ID the name NAME in PARENT: out of limbo, or by a hard link (files), or moved from where it is (directories). */
 int local_place(struct layer *local, struct call *c, uint64_t id, uint64_t parent, const char *name);

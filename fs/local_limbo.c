@@ -383,7 +383,7 @@ int local_keep_lost(struct layer *local, uint64_t id, const char *session, const
 /* NAME in P, if it exists at all, is nothing of ours and in the way. */
 static int stranger_to_lost(struct local *l, struct obj *p, const char *name, struct timespec stamp)
 {
-	char dirs[] = "lost/strangers", other[LAYER_NAME_MAX + 1];
+	char dirs[] = "lost/strays", other[LAYER_NAME_MAX + 1];
 	struct statx stx;
 	int err = local_statx(p->fd, name, &stx);
 	if (err)
@@ -398,7 +398,7 @@ static int stranger_to_lost(struct local *l, struct obj *p, const char *name, st
 	}
 	if (err)
 		return err;
-	log_warn("local: %llx/%s: was not made by the volume: moved to " HIDDEN_DIR "/lost/strangers", (unsigned long long)p->id, name);
+	log_warn("local: %llx/%s: was not made by the volume: moved to " HIDDEN_DIR "/lost/strays", (unsigned long long)p->id, name);
 	return local_dir_touched(l, p, stamp);
 }
 

@@ -735,5 +735,6 @@ void links_stop(struct links *l)
 	while (l->nworkers)
 		pthread_cond_wait(&l->idle, &l->mu);
 	pthread_mutex_unlock(&l->mu);
+	link_reap(l, true);
 	links_free(l);
 }

@@ -37,57 +37,97 @@ static void worker_shaken(struct worker *w)
 	}
 }
 
+/* Under links.mu. */
+static void worker_unlist(struct worker *w)
+{
+	struct worker **at = &w->l->workers;
+
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	w->l->nworkers--;
+}
+
+/* The thread's last act. */
 static void worker_end(struct worker *w)
 {
 	struct links *l = w->l;
 
 	worker_shaken(w);
-	pthread_mutex_lock(&l->mu);
-	struct worker **at = &l->workers;
-	while (*at != w)
-		at = &(*at)->next;
-	*at = w->next;
-	l->nworkers--;
 	if (w->fd >= 0)
 		close(w->fd);
-	close(w->cancel_fd);
-	free(w);
+	auto_lock(&l->mu);
+	worker_unlist(w);
+	w->next = l->ended;
+	l->ended = w;
 	pthread_cond_broadcast(&l->idle);
-	pthread_mutex_unlock(&l->mu);	/* links_stop frees L only after this */
 }
 
-static void worker_enlist(struct worker *w)
+static void worker_free(struct worker *w)
 {
-	auto_lock(&w->l->mu);
-	w->next = w->l->workers;
-	w->l->workers = w;
-	w->l->nworkers++;
-	w->l->nshaking += w->shaking;
+	if (w->cancel_fd >= 0)
+		close(w->cancel_fd);
+	free(w);
+}
+
+static struct worker *ended_take(struct links *l)
+{
+	auto_lock(&l->mu);
+	return steal_ptr(&l->ended);
+}
+
+static void ended_give_back(struct links *l, struct worker *w)
+{
+	auto_lock(&l->mu);
+	w->next = l->ended;
+	l->ended = w;
+}
+
+void link_reap(struct links *l, bool wait)
+{
+	struct worker *w = ended_take(l), *next;
+
+	for (; w; w = next) {
+		next = w->next;
+		if ((wait ? pthread_join(w->thread, NULL) : pthread_tryjoin_np(w->thread, NULL)) == EBUSY)
+			ended_give_back(l, w);
+		else
+			worker_free(w);
+	}
+}
+
+/* Under the lock, so that the thread can't end before W knows it. */
+static int worker_run(struct worker *w, void *(*run)(void *))
+{
+	struct links *l = w->l;
+	auto_lock(&l->mu);
+	int r = -pthread_create(&w->thread, NULL, run, w);
+
+	if (r)
+		return r;
+	w->next = l->workers;
+	l->workers = w;
+	l->nworkers++;
+	l->nshaking += w->shaking;
+	return 0;
 }
 
 /* Takes FD over, also on error. */
 static int worker_start(struct worker want, void *(*run)(void *))
 {
 	struct worker *w = malloc(sizeof *w);
-	pthread_attr_t attr;
-	pthread_t t;
+	auto_fd int fd = want.fd;
 
-	if (!w) {
-		if (want.fd >= 0)
-			close(want.fd);
+	link_reap(want.l, false);
+	if (!w)
 		return -ENOMEM;
-	}
 	*w = want;
 	w->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int r = w->cancel_fd < 0 ? -errno : 0;
-	worker_enlist(w);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	if (!r)
-		r = -pthread_create(&t, &attr, run, w);
-	pthread_attr_destroy(&attr);
+	int r = w->cancel_fd < 0 ? -EMFILE : worker_run(w, run);
 	if (r)
-		worker_end(w);
+		worker_free(w);
+	else
+		steal_fd(&fd);
 	return r;
 }
 

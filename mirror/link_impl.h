@@ -52,6 +52,7 @@ struct peer {
 struct worker {
 	struct links *l;
 	struct worker *next;
+	pthread_t thread;
 	int cancel_fd;			/* owned: readable = give up */
 	bool shaking;			/* counts as a handshake */
 	int fd;				/* accepted; owned until the handshake */
@@ -69,6 +70,7 @@ struct links {
 	pthread_mutex_t mu;		/* guards the next block */
 	pthread_cond_t idle;		/* a worker ended or stopped shaking */
 	struct worker *workers;		/* newest first */
+	struct worker *ended;		/* to be joined */
 	unsigned nworkers, nshaking;
 	uint64_t log_window_ms;
 	unsigned log_lines, log_dropped;
@@ -90,6 +92,8 @@ bool link_take_token(struct peer *p, uint64_t token, uint64_t instance);
 
 /* link_conn.c */
 void *link_listener(void *links);
+/* Joins the workers that have ended; without WAIT not those that are still on their last steps (a control thread must not wait for them). */
+void link_reap(struct links *l, bool wait);
 int link_dial_stream(struct peer *p, uint64_t token, uint64_t instance);
 
 #endif

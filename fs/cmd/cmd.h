@@ -15,18 +15,19 @@
  *
  * STATUS = {
  *   "volume":"home", "uuid":"…", "node":"alpha", "number":1, "role":"primary"|"standby",
- *   "flags":["outdated","inconsistent","unknown","new","handed_over","tail","frozen"],    those that are set
+ *   "flags":["outdated","inconsistent","unknown","new","handed_over","tail","level","frozen"],    those that are set
  *   "epoch":{"reign":"3","node":1,"tag":"1f2e…"}, "lsn":"4711",
  *   "sync_set":["alpha","beta"], "durability":"commit", "security":"tls",
  *   "risks":["fence_peer = none: …"],
  *   "mount":{"point":"/srv/home","open_writers":3},
  *   "queue":{"bytes":0,"max":67108864}, "ops":123, "bytes":456,
  *   "handles":{"count":100,"rebuilding":false}, "uptime_ms":1,
- *   "peers":[{"name":"beta","number":2,"address":"10.0.0.2:7400","connected":true,
- *             "state":"down"|"connecting"|"streaming"|"resync"|"level"|"outdated"|"refused", "reason":"…",
+ *   "peers":[{"name":"beta","number":2,"address":"10.0.0.2:7400","connected":true, "primary":false, "in_sync_set":true,
+ *             "state":"down"|"connecting"|"connected"|"streaming"|"resync"|"level"|"outdated"|"refused", "reason":"…",
  *             "lag_ops":0,"lag_bytes":0,"lag_ms":0,"last_heard_ms":100,"rtt_us":50,
  *             "resync":{"objects":1,"bytes_checked":2,"bytes_sent":3},             while state is resync
- *             "refused":0,"malformed":0}]
+ *             "refused":0,"malformed":0}],
+ *   "strangers":{"refused":0,"malformed":0}                                  connections that belong to no peer
  * }
  * last_heard_ms: how long ago; -1 = never. Health: see status_health().
  */

@@ -3,7 +3,7 @@
  *
  * Health is decided here and nowhere else, from what the daemon says (status_health):
  *   critical  acknowledgements wait; the node's data can't be trusted and nobody makes them equal; a peer refuses us (split, wrong volume)
- *   degraded  a peer isn't level, or a standby doesn't hear its primary, is outdated, or is being made equal
+ *   degraded  a peer isn't level, or a standby hears no primary, is outdated, may hold what nobody else has, or is being made equal
  *   healthy   otherwise. Risks that a person took (fence_peer = none) are shown, but are no fault.
  */
 #include <errno.h>
@@ -66,38 +66,41 @@ static void judge_peer(struct verdict *v, const json_t *peer, bool primary)
 		     strcmp(text_of(peer, "reason"), "-") ? text_of(peer, "reason") : "");
 }
 
-static void judge_standby(struct verdict *v, const json_t *flags, bool connected, bool has_peers)
+static void judge_standby(struct verdict *v, const json_t *flags, bool connected, bool primary_heard, bool has_peers)
 {
 	if (list_has(flags, "unknown"))
 		find(v, HEALTH_CRITICAL, "state and data don't belong together: resync it from the primary");
 	if (list_has(flags, "inconsistent"))
 		find(v, connected ? HEALTH_WARNING : HEALTH_CRITICAL, "the data are inconsistent%s",
 		     connected ? ": they are being made equal" : " and no peer is connected");
+	if (list_has(flags, "tail") && primary_heard)
+		find(v, HEALTH_WARNING, "was primary and may hold changes that nobody else has: `tandemfs resync --discard-local' sets them aside");
 	if (list_has(flags, "outdated"))
-		find(v, HEALTH_WARNING, "outdated: others have newer data");
+		find(v, HEALTH_WARNING, "outdated: others may have newer data");
 	if (!connected && has_peers)
 		find(v, HEALTH_WARNING, "no peer is connected");
+	if (!primary_heard && has_peers)
+		find(v, HEALTH_WARNING, "no node is primary");
 }
 
 enum health status_health(const json_t *status, char *why, size_t size)
 {
 	struct verdict v = { HEALTH_OK, why, size };
 	const json_t *flags = json_object_get(status, "flags"), *peers = json_object_get(status, "peers");
-	bool primary = !strcmp(text_of(status, "role"), "primary"), connected = false;
+	bool primary = !strcmp(text_of(status, "role"), "primary"), connected = false, primary_heard = false;
 	size_t i;
 	json_t *peer;
 
-	snprintf(why, size, primary ? "all peers are level" : "follows its primary");
-	if (primary && !json_array_size(peers))
-		snprintf(why, size, "has no peers");
+	snprintf(why, size, !json_array_size(peers) ? "has no peers" : primary ? "all peers are level" : "follows its primary");
 	if (list_has(flags, "frozen"))
 		find(&v, HEALTH_CRITICAL, "acknowledgements wait: a flush or a fence program failed");
 	json_array_foreach(peers, i, peer) {
 		judge_peer(&v, peer, primary);
 		connected = connected || json_is_true(json_object_get(peer, "connected"));
+		primary_heard = primary_heard || json_is_true(json_object_get(peer, "primary"));
 	}
 	if (!primary)
-		judge_standby(&v, flags, connected, json_array_size(peers) > 0);
+		judge_standby(&v, flags, connected, primary_heard, json_array_size(peers) > 0);
 	return v.health;
 }
 

@@ -29,6 +29,9 @@ case $O in /*) ;; *) O=$TOP/$O ;; esac
 TOOLS=$O/tests/tools
 TANDEMFS=${TANDEMFS:-$O/tandemfs}
 VOLUME=vol
+# Leaks are the daemons' business, not that of tools which run for seconds.
+DAEMON_ASAN=${ASAN_OPTIONS:-}
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
 ID=tt$$
 NODES=()
 umask 022
@@ -190,7 +193,7 @@ node_start() {
 	local n=$1 pid
 	shift
 	! mounted "$n" || umount -l "$TMP/$n/mnt"
-	nsenter --net="/run/netns/$ID-$n" -- env TANDEMFS_CONF_DIR="$TMP/$n/etc" ${DAEMON_ENV:-} \
+	nsenter --net="/run/netns/$ID-$n" -- env TANDEMFS_CONF_DIR="$TMP/$n/etc" ASAN_OPTIONS="$DAEMON_ASAN" ${DAEMON_ENV:-} \
 		"$TANDEMFS" mount --foreground "$@" "$VOLUME" >>"$TMP/$n/log" 2>&1 &
 	pid=$!
 	disown "$pid"
@@ -235,6 +238,20 @@ come_back() {
 }
 
 is_primary() { [ "$(status "$1" .role)" = primary ]; }
+
+# Ends a test: under sanitizers the daemons are stopped in order first, so that leaks are told; nothing of theirs may be in the logs.
+tap_end() {
+	local n
+	for n in "${NODES[@]}"; do
+		case $O in *san) gone "$(node_pid "$n")" || check "$n ends in order" node_stop "$n" ;; esac
+		if grep -qsE 'Sanitizer|runtime error:|Assertion' "$TMP/$n/log"; then
+			not_ok "$n's log has no report of a sanitizer or an assertion" \
+				"$(grep -sE -A 20 'Sanitizer|runtime error:|Assertion' "$TMP/$n/log" | head -n 40)"
+		fi
+	done
+	echo "1..$TAP_COUNT"
+	[ "$TAP_FAILED" = 0 ]
+}
 
 # The usual beginning of a test; ends it when even that fails.
 lab_or_die() {

@@ -80,9 +80,22 @@ void apply_report(struct apply *a, enum report_kind kind, uint64_t seq, uint64_t
 {
 	const struct report r = { .kind = (uint8_t)kind, .seq = seq, .id = id };
 
-	a->skipped += kind == REPORT_DIRTY;
+	if (kind == REPORT_DIRTY) {
+		a->skipped++;
+		if (id && a->told[id % TOLD_MAX] == id)
+			return;
+		a->told[id % TOLD_MAX] = id;
+	}
 	if (a->cfg.report)
 		a->cfg.report(a->cfg.arg, &r);
+}
+
+void apply_stated(struct apply *a, uint64_t id)
+{
+	if (!id)
+		memset(a->told, 0, sizeof a->told);
+	else if (a->told[id % TOLD_MAX] == id)
+		a->told[id % TOLD_MAX] = 0;
 }
 
 uint64_t apply_skipped(const struct apply *a) { return a->skipped; }

@@ -59,6 +59,8 @@ const struct apply_config *apply_config_of(const struct apply *a);
 void apply_report(struct apply *a, enum report_kind kind, uint64_t seq, uint64_t id);
 /* How many objects were reported dirty so far: whether something was since a moment. The applying thread's. */
 uint64_t apply_skipped(const struct apply *a);
+/* ID is being stated (0: everything will be): from here on it is reported again. Until then one report that it is dirty is enough. */
+void apply_stated(struct apply *a, uint64_t id);
 /* Tolerant failure: reports the op's objects dirty. */
 void apply_skip(struct apply *a, const struct op *op, uint64_t seq);
 

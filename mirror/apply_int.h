@@ -16,6 +16,7 @@
 
 enum {
 	ATTACH_HANDLERS_MAX = 8,
+	TOLD_MAX = 4096,
 	FILES_MAX = 512,		/* open files of objects written lately */
 	FILES_HIGH = 384,		/* beyond so many the oldest are flushed and closed in the background */
 	FILES_BATCH = 256,		/* how many at once */
@@ -45,6 +46,7 @@ struct apply {
 	struct apply_config cfg;
 	_Atomic bool tolerant;
 	uint64_t skipped;		/* objects reported dirty */
+	uint64_t told[TOLD_MAX];	/* ids that are reported and not stated since, by id modulo; the applying thread's */
 	struct { apply_fn fn; void *arg; } handler[OP_TYPE_LAST + 1];
 	struct { uint16_t kind; attach_fn fn; void *arg; } attach[ATTACH_HANDLERS_MAX];
 	unsigned nattach;

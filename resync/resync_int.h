@@ -23,7 +23,7 @@ enum {
 	RESYNC_CHUNK = 4 << 20,
 	RESYNC_SUM_LEN = 16,
 	RESYNC_CHUNK_BLOCKS = RESYNC_CHUNK / RESYNC_BLOCK,
-	RESYNC_DIR_NAMES = 2048,	/* entries of one OP_R_DIR, and */
+	RESYNC_DIR_NAMES = 256,	/* entries of one OP_R_DIR, and */
 	RESYNC_DIR_BYTES = 256 << 10,	/* bytes of them */
 	RESYNC_XATTRS_BYTES = 256 << 10,	/* of one OP_R_XATTR; what is beyond follows as OP_SETXATTR */
 };

@@ -36,7 +36,7 @@ void sink_report(struct resync_sink *s, struct report rep)
 
 void sink_dirty(struct resync_sink *s, uint64_t id)
 {
-	sink_report(s, (struct report){ .kind = REPORT_DIRTY, .id = id });
+	apply_report(s->a, REPORT_DIRTY, s->seq, id);
 }
 
 void sink_tell(struct resync_sink *s, enum change_kind kind, uint64_t id, const char *name, uint64_t child)
@@ -337,6 +337,8 @@ static int handle(void *arg, struct apply *a, const struct op *op, uint64_t seq)
 	s->a = a;
 	s->ac = apply_config_of(a);
 	s->seq = seq;
+	if (op->type == OP_R_BEGIN || op->id)
+		apply_stated(a, op->id);
 	int err = fn[op->type](s, op);
 	if (err)
 		log_error("resync: %016llx: %s can't be applied: %s", (unsigned long long)op->id, op_name(op->type), strerror(-err));

@@ -9,7 +9,7 @@
  * A statement is made under the object's locks and is exact at its place in the order; from there on ordinary ops keep the object equal, or the
  * peer reports it dirty. What is reported while it still lies ahead of the scan needs no note: the scan will come by.
  *
- *   flow      Every PROBE_COST names or blocks an OP_R_END "probe" is sent; the peer's answer means that all reports of what was sent
+ *   flow      Every PROBE_COST names, objects or MiB an OP_R_END "probe" is sent; the peer's answer means that all reports of what was sent
  *             before it are here. At most PROBES_MAX are unanswered, which bounds the reports under way, and so the memory.
  *   reports   become tasks (answered first: they are what the peer waits for) or dirty ids. resync_report() only queues.
  *   overflow  of either: forget them all, start the round again with OP_R_BEGIN.

@@ -11,7 +11,8 @@ enum {
 	TASKS_MAX = 128 << 10,		/* answers to reports */
 	SCAN_IDS = 64 << 10,		/* ids read from the index at a time */
 	PROBES_MAX = 4,			/* unanswered probes: flow control */
-	PROBE_COST = 4096,		/* names and blocks stated between two probes */
+	PROBE_COST = 640,		/* names, objects, MiB stated between two probes. Four times this and a range of names stays below what
+					   the control connection lets wait (LINK_BACKLOG_MAX) */
 	SAID_MAX = 16 << 10,
 	FIXES_MAX = 64,			/* xattr fixes of one object within a round before we give up */
 };
@@ -59,7 +60,7 @@ int state_missing(struct resync *r, const struct task *t);
 int state_xattrs(struct resync *r, uint64_t id);
 int state_data(struct resync *r, uint64_t id, uint64_t off, uint64_t bits);
 
-/* source.c, for state.c. Sends OP to the peer; COST in names or blocks that may be reported. */
+/* source.c, for state.c. Sends OP to the peer; COST beyond 1 for the op itself, in names or MiB. */
 int source_emit(struct resync *r, struct op *op, unsigned cost);
 /* Between two statements of one object, no lock held: answers reports, waits for the peer, tells when to stop (-ESHUTDOWN) or to begin
  * again (-EOVERFLOW). */

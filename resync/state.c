@@ -103,7 +103,7 @@ static int emit_check(struct resync *r, uint64_t id, uint64_t size, uint64_t off
 	unsigned n = resync_sums(r->buf, len, sums);
 	struct op op = { .type = OP_R_CHECK, .id = id, .attr.size = size, .off = off, .len = len, .blob = sums,
 			 .blob_len = n * RESYNC_SUM_LEN };
-	int err = source_emit(r, &op, n);
+	int err = source_emit(r, &op, n / 16);
 
 	auto_lock(&r->mu);
 	r->progress.bytes_checked += len;

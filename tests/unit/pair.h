@@ -64,6 +64,7 @@ static enum durability pair_durability = DURABILITY_COMMIT;
 /* ---- two file systems, once per program ---- */
 
 static char pair_base[64];
+static const char *pair_mkfs_a = "mkfs.ext4 -q -F", *pair_mkfs_b = "mkfs.xfs -q -f";
 static pid_t pair_owner;
 
 static void pair_sh(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -90,8 +91,8 @@ static void pair_mount(void)
 {
 	snprintf(pair_base, sizeof pair_base, "%s", "/tmp/mirror.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(pair_base));
-	pair_sh("cd %s && mkdir a b && truncate -s 512M a.img b.img && mkfs.ext4 -q -F a.img && mkfs.xfs -q -f b.img && "
-		"mount -o loop a.img a && mount -o loop b.img b", pair_base);
+	pair_sh("cd %s && mkdir a b && truncate -s 512M a.img b.img && %s a.img && %s b.img && "
+		"mount -o loop a.img a && mount -o loop b.img b", pair_base, pair_mkfs_a, pair_mkfs_b);
 	umask(0);
 	pair_owner = getpid();
 	atexit(pair_unmount);

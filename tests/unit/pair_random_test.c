@@ -39,19 +39,43 @@ START_TEST(eight_threads_in_sync)
 }
 END_TEST
 
-int main(void)
+/* After a failover the other file system is the primary's. */
+static void mount_swapped(void)
 {
-	Suite *s = suite_create("pair_random");
-	TCase *t = tcase_create("pair_random");
+	pair_mkfs_a = "mkfs.xfs -q -f";
+	pair_mkfs_b = "mkfs.ext4 -q -F";
+	pair_mount();
+}
 
-	log_init("pair_random_test", LOG_SINK_STDERR, LOG_LVL_WARN);
-	tcase_add_unchecked_fixture(t, pair_mount, pair_unmount);
+static void mount_btrfs(void)
+{
+	pair_mkfs_a = "mkfs.ext4 -q -F";
+	pair_mkfs_b = ">/dev/null mkfs.btrfs -q -f";
+	random_shifts = false;
+	pair_mount();
+}
+
+static void add(Suite *s, const char *name, void (*mounts)(void))
+{
+	TCase *t = tcase_create(name);
+
+	tcase_add_unchecked_fixture(t, mounts, pair_unmount);
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, one_thread, 0, 2);
 	tcase_add_loop_test(t, eight_threads, 0, 2);
 	tcase_add_test(t, eight_threads_in_sync);
 	suite_add_tcase(s, t);
+}
+
+int main(void)
+{
+	Suite *s = suite_create("pair_random");
+
+	log_init("pair_random_test", LOG_SINK_STDERR, LOG_LVL_WARN);
+	add(s, "ext4 to xfs", pair_mount);
+	add(s, "xfs to ext4", mount_swapped);
+	add(s, "ext4 to btrfs", mount_btrfs);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);
 	int failed = srunner_ntests_failed(r);

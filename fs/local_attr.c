@@ -331,6 +331,17 @@ int local_getflags(struct layer *layer, struct call *c, uint64_t id, uint32_t *f
 	return err;
 }
 
+int local_drop_inherited_flags(int fd)
+{
+	uint32_t flags = 0;
+	if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+		return errno == ENOTTY || errno == EOPNOTSUPP ? 0 : -errno;
+	if (!(flags & flags_common))
+		return 0;
+	flags &= ~flags_common;
+	return TRY(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
 int local_setflags(struct layer *layer, struct call *c, uint64_t id, uint32_t flags)
 {
 	struct local *l = to_local(layer);

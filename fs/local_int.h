@@ -204,6 +204,9 @@ static inline int local_chmod(struct local *l, int fd, uint32_t mode)
 int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, struct attr *out);
 int local_setattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, const struct setattr *s, struct attr *out);
 int local_getflags(struct layer *layer, struct call *c, uint64_t id, uint32_t *flags);
+/* A new object has none of the flags that nodes share: which it would inherit from its directory differs between file systems. FD: of the
+ * file or directory, not O_PATH. */
+int local_drop_inherited_flags(int fd);
 int local_setflags(struct layer *layer, struct call *c, uint64_t id, uint32_t flags);
 
 /* ---- names ---- */

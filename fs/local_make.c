@@ -159,12 +159,24 @@ static int enter_limbo(struct making *m)
 	return err;
 }
 
+static int drop_flags(struct making *m)
+{
+	if (m->rw >= 0)
+		return local_drop_inherited_flags(m->rw);
+	if (m->type != S_IFDIR)
+		return 0;
+	auto_fd int fd = local_reopen(m->l, m->fd, O_RDONLY);
+	return fd < 0 ? fd : local_drop_inherited_flags(fd);
+}
+
 static int dress(struct making *m)
 {
 	struct local *l = m->l;
 	struct timespec stamp = local_stamp(l, m->c);
 	const struct timespec ts[2] = { stamp, stamp };
-	int err = set_owner_and_mode(m);
+	int err = drop_flags(m);
+	if (!err)
+		err = set_owner_and_mode(m);
 	if (!err)
 		err = mark_set(l->cfg.handles, m->fd, m->id, &m->e);
 	if (!err)

@@ -146,6 +146,27 @@ START_TEST(xattrs_acls_flags)
 }
 END_TEST
 
+START_TEST(flags_are_not_inherited)
+{
+	uint64_t d = make(HANDLE_ROOT, "d", S_IFDIR | 0755), id;
+	struct call c = user();
+	struct create cr = { .mode = S_IFREG | 0600 };
+	struct attr a;
+	struct file *f;
+	uint32_t flags = 1;
+
+	ck_assert_int_eq(p.top->ops->setflags(p.top, &c, d, FS_NODUMP_FL | FS_NOATIME_FL), 0);
+	id = make(d, "f", S_IFREG | 0644);
+	make(d, "sub", S_IFDIR | 0755);
+	ck_assert_int_eq(p.top->ops->tmpfile(p.top, &c, d, &cr, O_RDWR, &a, &f), 0);
+	ck_assert_int_eq(t_link(&p, a.id, d, "t"), 0);
+	t_close(&p, f);
+	ck_assert_int_eq(p.top->ops->getflags(p.top, &c, id, &flags), 0);
+	ck_assert_uint_eq(flags, 0);
+	check_equal();
+}
+END_TEST
+
 START_TEST(contents)
 {
 	static unsigned char buf[300000];
@@ -585,6 +606,7 @@ int main(void)
 	tcase_add_test(t, names_come_and_go);
 	tcase_add_test(t, attributes);
 	tcase_add_test(t, xattrs_acls_flags);
+	tcase_add_test(t, flags_are_not_inherited);
 	tcase_add_test(t, contents);
 	tcase_add_test(t, data_that_are_shared_with_the_queue);
 	tcase_add_test(t, priv_bits_are_cleared_by_a_write);

@@ -8,7 +8,8 @@
  *  - O_DIRECT is the kernel's business: it goes past its page cache, coherently, and the file below is read and written through that machine's cache.
  *  - O_SYNC and O_DSYNC: the kernel sends FSYNC after the write (for O_DIRECT too, as long as no file is opened with FOPEN_DIRECT_IO).
  *  - A SETATTR that sets nothing is what is left of chown(-1, -1), and of the kernel's own "clear setuid and setgid" before fallocate and copy_file_range. It
- *    clears them for the owner and root only, or everybody could; for other writers the fallocate and the copy do it.
+ *    clears them for the owner and root only, or everybody could; for other writers the fallocate and the copy do it. (So that chown by a stranger, of a file
+ *    with setuid, answers 0 and changes nothing, where Linux says EPERM: the two requests look the same.)
  *  - An answer to an open that nobody waits for any more (-ENOENT) closes the file again.
  *  - ENOSYS would make the kernel give an operation up for good: it never leaves here.
  */

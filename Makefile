@@ -147,7 +147,7 @@ clean:
 help:
 	@echo "make            builds $(O)/tandemfs (as root it installs missing Debian packages first)"
 	@echo "make demo       two nodes on this machine: work, a killed primary, a promotion, equal trees"
-	@echo "make check      everything is built and tested; ONLY=pattern for some programs"
+	@echo "make check      everything is built and tested; ONLY=pattern for some programs, LONG=1 for hours"
 	@echo "make bench      speed; ONLY=pattern ROUNDS=n"
 	@echo "make asan tsan  all tests with sanitizers; make fuzz FUZZ_TIME=seconds"
 	@echo "make lint       clang-tidy, cppcheck, man pages, direction of includes; make docs refreshes the man pages' tables"

@@ -51,6 +51,11 @@ void apply_set_tolerant(struct apply *a, bool tolerant);
 bool apply_tolerant(const struct apply *a);
 /* One op; one thread. 0; -EBADMSG: can't be right, from any honest peer; -EUCLEAN: diverged; other: the local error. */
 int apply_op(struct apply *a, const struct op *op, uint64_t seq);
+/* Has a flush failed here? Then every op and barrier fails, until apply_recover. */
+bool apply_flush_failed(const struct apply *a);
+/* Before a comparison of everything, no stream being applied: forgets a failed flush, after dropping the page cache, so that the comparison sees what is on
+ * the disk. */
+int apply_recover(struct apply *a);
 /* Waits until all barriers given to workers are answered. Files that ops had open are flushed and closed in the background from then on. */
 void apply_drain(struct apply *a);
 

@@ -9,8 +9,9 @@
  *
  * written and flushed count: a flush that began when written was W sets flushed to W, so a write during the flush keeps the file dirty.
  *
- * The first error is kept for ever (flush_err): every later op and barrier fails with it; the standby has left the sync set and needs a
- * comparison by a new instance.
+ * The first error is kept (flush_err): every later op and barrier fails with it; the standby has left the sync set and is inconsistent. Only a
+ * comparison of everything clears it (apply_recover), which must read the disk: after a failed flush the kernel calls the pages clean that it could
+ * not write, and their contents would compare equal.
  *
  * Threads: the applying one; nworkers for jobs; one flusher. Locks: files_mu and jobs_mu, leaves, never both, never across a call that
  * blocks.
@@ -288,6 +289,44 @@ static void *flusher_main(void *arg)
 	}
 	pthread_mutex_unlock(&a->files_mu);
 	return NULL;
+}
+
+bool apply_flush_failed(const struct apply *a) { return atomic_load(&a->flush_err); }
+
+/* Every clean page of the machine: which files the failed flush was about nobody can say. */
+static int drop_page_cache(void)
+{
+	auto_fd int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return write(fd, "1", 1) == 1 ? 0 : -errno;
+}
+
+int apply_recover(struct apply *a)
+{
+	if (!apply_flush_failed(a))
+		return 0;
+	for (;;) {
+		pthread_mutex_lock(&a->files_mu);
+		struct afile *f = a->nfiles ? a->lru.prev : NULL;
+		if (f)
+			cache_remove(a, f);
+		bool last = f && !f->refs;
+		pthread_mutex_unlock(&a->files_mu);
+		if (!f)
+			break;
+		if (last)
+			close_file(a, f);
+	}
+	int err = drop_page_cache();
+	if (err) {
+		log_error("apply: the page cache can't be dropped after a failed flush: %s: restart this machine, then this node", strerror(-err));
+		return err;
+	}
+	atomic_store(&a->flush_err, 0);
+	log_warn("apply: after a failed flush: this node's data are read again from the disk and compared");
+	return 0;
 }
 
 /* ---- jobs ---- */

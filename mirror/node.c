@@ -591,11 +591,15 @@ void node_barrier_done(void *arg, uint64_t seq, int err)
 {
 	struct node *n = arg;
 	struct msg m = { .kind = FRAME_BARRIER, .barrier = { .seq = seq, .err = err } };
+	struct core_event failed = { .type = EV_DIVERGED, .flag = true, .text = "changes could not be made durable here" };
+
 	pthread_mutex_lock(&n->core_mu);
 	int peer = n->core.following;
 	pthread_mutex_unlock(&n->core_mu);
 	if (peer)
 		link_send(n->links, (unsigned)peer, &m);
+	if (err)
+		node_event(n, &failed);
 }
 
 void node_report(void *arg, const struct report *r)

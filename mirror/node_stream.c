@@ -295,6 +295,8 @@ static int begin_full(struct receiver *r)
 		return 0;
 	}
 	int err = node_set_inconsistent(r->n, true);
+	if (!err)
+		err = apply_recover(r->n->apply);
 	localtime_r(&now, &tm);
 	strftime(session, sizeof session, "%Y%m%d-%H%M%S", &tm);
 	r->n->resync.keep_lost(r->n->resync.arg, r->keep_lost ? session : NULL);
@@ -304,7 +306,7 @@ static int begin_full(struct receiver *r)
 
 static void apply_failed(struct receiver *r, int err)
 {
-	struct core_event e = { .type = EV_DIVERGED, .flag = err == -EUCLEAN };
+	struct core_event e = { .type = EV_DIVERGED, .flag = err == -EUCLEAN || apply_flush_failed(r->n->apply) };
 	char text[120];
 
 	snprintf(text, sizeof text, "%s", err == -EUCLEAN ? "this node's tree is not what the primary thinks" : strerror(-err));

@@ -41,6 +41,7 @@ struct volume_limits {
 };
 /* The limits of the file system behind FD, from a table by f_type; -EOPNOTSUPP when it is none that was tried. */
 int volume_limits_of(int fd, struct volume_limits *out, const char **fs_name);
+bool volume_limits_eq(const struct volume_limits *a, const struct volume_limits *b);
 void volume_limits_intersect(struct volume_limits *a, const struct volume_limits *b);
 
 int local_new(const struct local_config *cfg, struct layer **out);

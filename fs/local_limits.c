@@ -114,3 +114,10 @@ void volume_limits_intersect(struct volume_limits *a, const struct volume_limits
 	if (!a->size_max || (b->size_max && b->size_max < a->size_max))
 		a->size_max = b->size_max;
 }
+
+bool volume_limits_eq(const struct volume_limits *a, const struct volume_limits *b)
+{
+	return a->time_min == b->time_min && a->time_max == b->time_max && a->time_gran_ns == b->time_gran_ns &&
+	       a->xattr_value_max == b->xattr_value_max && a->xattr_total_max == b->xattr_total_max && a->symlink_max == b->symlink_max &&
+	       a->link_max == b->link_max && a->size_max == b->size_max;
+}

@@ -69,6 +69,12 @@ void apply_register_attach(struct apply *a, uint16_t kind, attach_fn fn, void *a
 	a->attach[a->nattach++].arg = arg;
 }
 
+void apply_register_guard(struct apply *a, apply_guard_fn fn, void *arg)
+{
+	a->guard = fn;
+	a->guard_arg = arg;
+}
+
 void apply_set_tolerant(struct apply *a, bool tolerant) { atomic_store(&a->tolerant, tolerant); }
 bool apply_tolerant(const struct apply *a) { return atomic_load(&((struct apply *)(uintptr_t)a)->tolerant); }
 const struct apply_config *apply_config_of(const struct apply *a) { return &a->cfg; }
@@ -269,6 +275,8 @@ int apply_op(struct apply *a, const struct op *op, uint64_t seq)
 		a->cfg.clock_seen(a->cfg.arg, op->stamp);
 	if (a->handler[op->type].fn) {
 		err = a->handler[op->type].fn(a->handler[op->type].arg, a, op, seq);
+	} else if (apply_tolerant(a) && a->guard && a->guard(a->guard_arg, op)) {
+		apply_skip(a, op, seq);
 	} else {
 		applying_call(&p);
 		err = dispatch(&p, seq);

@@ -45,6 +45,9 @@ int apply_new(const struct apply_config *cfg, struct apply **out);
 void apply_free(struct apply *a);	/* waits for the workers, flushes what is still open: may take long */
 /* Ops of types FIRST..LAST go to FN (resync's statements). Before the first op. */
 void apply_register(struct apply *a, unsigned first, unsigned last, apply_fn fn, void *arg);
+/* Asked before every ordinary op in tolerant mode: true = don't apply it, report its objects dirty (their versions must be kept first). */
+typedef bool (*apply_guard_fn)(void *arg, const struct op *op);
+void apply_register_guard(struct apply *a, apply_guard_fn fn, void *arg);
 void apply_register_attach(struct apply *a, uint16_t kind, attach_fn fn, void *arg);
 
 void apply_set_tolerant(struct apply *a, bool tolerant);

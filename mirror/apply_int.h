@@ -50,6 +50,8 @@ struct apply {
 	struct { apply_fn fn; void *arg; } handler[OP_TYPE_LAST + 1];
 	struct { uint16_t kind; attach_fn fn; void *arg; } attach[ATTACH_HANDLERS_MAX];
 	unsigned nattach;
+	apply_guard_fn guard;
+	void *guard_arg;
 	_Atomic int flush_err;		/* the first flush error: from then on nothing is durable here */
 
 	pthread_mutex_t files_mu;	/* guards all of the file cache; a leaf */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum {
+	PATIENT_MS = 120000,		/* for a peer that is compared: the end of a comparison makes everything durable */
 	LEVEL_MS = 30000,		/* for a peer to make all that it holds durable */
 	RETRY_MS = 1000,		/* between two attempts at a peer that failed, a fence, a record */
 };
@@ -444,6 +445,9 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	bool last_primary = c->rec.was_primary && (!members(c) || others_answered(c));
 	if (last_primary)
 		return NULL;
+	if (c->rec.was_primary)
+		return "this node was the last primary, but not all nodes of its sync set have answered: one of them may have been promoted; "
+		       "start them, or take the risk with --force";
 	if (!c->level)
 		return "this node is not known to be level: it may lack acknowledged changes; promote the last primary, or take the loss with --force";
 	if (c->rec.handed_over || fenced)
@@ -967,6 +971,8 @@ static void tick_primary(struct step *s, unsigned n)
 		p->progress = s->e->progress[n];
 		p->progress_ms = s->e->now_ms;
 	}
+	if (p->state < PEER_JOINING && !s->e->queue_filling)
+		limit = limit > PATIENT_MS ? limit : PATIENT_MS;	/* nothing rests on it, and nobody waits for it */
 	if (limit < 2 * s->e->flush_ms)
 		limit = (unsigned)(2 * s->e->flush_ms);
 	if (p->state >= PEER_STREAMING && s->e->now_ms - p->progress_ms > limit)

@@ -109,6 +109,7 @@ struct core_event {
 	const bool *outstanding;
 	uint64_t flush_ms;			/* how long our own last flush took */
 	uint64_t queue_first, queue_last;
+	bool queue_filling;			/* EV_TICK: so full that writers may have to wait soon */
 	uint64_t instance;			/* ours, of this life as primary */
 };
 

@@ -26,6 +26,7 @@
 #include "mirror/link_impl.h"
 
 enum {
+	OUTBOX_LOOK_MS = 100,		/* a sender that waits for room looks again */
 	VERSION = 1,
 	BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 1000,
 	STEADY_MS = 1000,		/* a link that was up for so long is dialled again at once */
@@ -176,6 +177,19 @@ int link_send(struct links *l, unsigned peer, const struct msg *m)
 	return r;
 }
 
+int link_send_wait(struct links *l, unsigned peer, const struct msg *m)
+{
+	struct peer *p = &l->peers[peer];
+
+	pthread_mutex_lock(&p->mu);
+	while (p->up && !p->reset && p->nout > LINK_BACKLOG_MAX / 2) {
+		struct timespec until = clock_mono_after_ms(OUTBOX_LOOK_MS);
+		pthread_cond_timedwait(&p->changed, &p->mu, &until);
+	}
+	pthread_mutex_unlock(&p->mu);
+	return link_send(l, peer, m);
+}
+
 static struct outmsg *outbox_take(struct peer *p)
 {
 	auto_lock(&p->mu);
@@ -183,6 +197,8 @@ static struct outmsg *outbox_take(struct peer *p)
 
 	p->head = NULL;
 	p->tail = &p->head;
+	if (p->nout > LINK_BACKLOG_MAX / 2)
+		pthread_cond_broadcast(&p->changed);
 	p->nout = 0;
 	return list;
 }

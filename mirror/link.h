@@ -51,6 +51,8 @@ int links_start(const struct links_config *cfg, struct links **out);
 void links_stop(struct links *l);
 /* Queues a message; -ENOTCONN (also when the outbox is full: the link is being dropped), -ENOMEM. Never blocks. */
 int link_send(struct links *l, unsigned peer, const struct msg *m);
+/* As link_send, but waits while half of the outbox is full: for what comes in floods. Not from the links' own callbacks. */
+int link_send_wait(struct links *l, unsigned peer, const struct msg *m);
 /* Gets a stream connection for TOKEN made (dials when this node is the dialler, otherwise the peer does on FRAME_OPEN, which the caller has
  * sent before). 0, -ENOTCONN, -ENOMEM. When the dialler can't make it, the link is reset; a token that nobody comes for is forgotten after a
  * while or when the link goes down. The token's connection may come in a little before this call: it is held for 5 s. */

@@ -319,6 +319,8 @@ static void tick(struct node *n)
 	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .recv_seq = recv, .applied_seq = applied, .progress = progress,
 				.outstanding = outstanding };
 
+	e.queue_filling = queue_bytes(n->cfg.queue) > n->cfg.queue_bytes / 4 * 3;
+
 	for (unsigned p = 1; p <= NODE_MAX; p++) {
 		if (!n->cfg.peers[p].name || p == n->cfg.core.node)
 			continue;
@@ -401,7 +403,7 @@ static int agree_limits(struct node *n, const struct volume_limits *limits)
 	pthread_mutex_lock(&n->core_mu);
 	was = n->core.rec.limits;
 	volume_limits_intersect(&n->core.rec.limits, limits);
-	bool changed = memcmp(&was, &n->core.rec.limits, sizeof was);
+	bool changed = !volume_limits_eq(&was, &n->core.rec.limits);
 	*n->cfg.limits = n->core.rec.limits;
 	pthread_mutex_unlock(&n->core_mu);
 	if (!changed)
@@ -609,7 +611,7 @@ void node_report(void *arg, const struct report *r)
 	pthread_mutex_lock(&n->core_mu);
 	int peer = n->core.following;
 	pthread_mutex_unlock(&n->core_mu);
-	if (peer && link_send(n->links, (unsigned)peer, &m))
+	if (peer && link_send_wait(n->links, (unsigned)peer, &m))
 		link_reset(n->links, (unsigned)peer, "a report could not be sent");
 }
 

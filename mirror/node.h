@@ -24,7 +24,7 @@ struct node_resync {
 	void (*stop)(void *arg, unsigned peer);			/* waits for its thread */
 	void (*report)(void *arg, unsigned peer, const struct report *r);
 	void (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);
-	void (*keep_lost)(void *arg, const char *session);	/* before a comparison's first statement; NULL = don't keep */
+	int (*keep_lost)(void *arg, const char *session);	/* before a comparison's first statement; NULL = don't keep */
 	void *arg;
 };
 
@@ -37,7 +37,7 @@ struct node_config {
 	struct conn_security *security;		/* borrowed */
 	const char *fence_hook, *state_hook;	/* NULL = none */
 	unsigned fence_timeout_ms;
-	uint64_t reserve_bytes;
+	uint64_t reserve_bytes, queue_bytes;
 	struct state_file *state_file;		/* borrowed */
 	struct state state;			/* as loaded */
 	bool unknown;

@@ -299,7 +299,8 @@ static int begin_full(struct receiver *r)
 		err = apply_recover(r->n->apply);
 	localtime_r(&now, &tm);
 	strftime(session, sizeof session, "%Y%m%d-%H%M%S", &tm);
-	r->n->resync.keep_lost(r->n->resync.arg, r->keep_lost ? session : NULL);
+	if (!err)
+		err = r->n->resync.keep_lost(r->n->resync.arg, r->keep_lost ? session : NULL);
 	apply_set_tolerant(r->n->apply, true);
 	return err;
 }

@@ -68,6 +68,6 @@ void resync_sink_free(struct resync_sink *s);
 /* Registers itself for OP_R_BEGIN..OP_R_END. */
 void resync_sink_register(struct resync_sink *s, struct apply *a);
 /* Before OP_R_BEGIN: keep every version that the comparison replaces or deletes, whole, in .tandemfs/lost/SESSION/. NULL = don't. */
-void resync_sink_keep_lost(struct resync_sink *s, const char *session);
+int resync_sink_keep_lost(struct resync_sink *s, const char *session);
 
 #endif

@@ -126,21 +126,45 @@ int sink_keep(struct resync_sink *s, uint64_t id, uint64_t size)
 	return sink_known(s, id, &a);	/* from limbo it was moved, not copied */
 }
 
-void resync_sink_keep_lost(struct resync_sink *s, const char *session)
-{
-	free(s->session);
-	s->session = session ? strdup(session) : NULL;
-	if (!session || s->kept.max)
-		return;
-	s->paths = calloc(PATHS_MAX, sizeof *s->paths);
-	if (!s->session || !s->paths || idset_init(&s->kept, KEPT_MAX))
-		log_error("resync: lost: no memory: the versions that are replaced can't be kept");
-}
-
 static void forget_paths(struct resync_sink *s)
 {
 	while (s->npaths)
 		free(s->paths[--s->npaths].path);
+}
+
+int resync_sink_keep_lost(struct resync_sink *s, const char *session)
+{
+	free(s->session);
+	s->session = NULL;
+	forget_paths(s);
+	if (!session)
+		return 0;
+	if (!s->paths)
+		s->paths = calloc(PATHS_MAX, sizeof *s->paths);
+	if (!s->kept.max && idset_init(&s->kept, KEPT_MAX))
+		return -ENOMEM;
+	idset_clear(&s->kept);
+	s->session = strdup(session);
+	return s->session && s->paths ? 0 : -ENOMEM;
+}
+
+/* Does OP destroy contents or a name of an object whose version is not kept yet? Then its objects are stated instead, which keeps it. */
+static bool destroys_unkept(void *arg, const struct op *op)
+{
+	struct resync_sink *s = arg;
+	uint64_t id;
+
+	if (!s->session)		/* ops may come before OP_R_BEGIN, too */
+		return false;
+	switch (op->type) {
+	case OP_WRITE: case OP_FALLOCATE: case OP_UNLINK: case OP_RMDIR: id = op->id; break;
+	case OP_COPY: id = op->id2; break;
+	case OP_SETATTR: id = op->set & SET_SIZE ? op->id : 0; break;
+	case OP_RENAME: id = op->flags & RENAME_EXCHANGE ? 0 : op->id2; break;
+	default: return false;
+	}
+	struct hentry e;
+	return id && !idset_has(&s->kept, id) && !index_get(s->cfg.handles, id, &e);
 }
 
 /* ---- limbo ---- */
@@ -381,4 +405,5 @@ void resync_sink_free(struct resync_sink *s)
 void resync_sink_register(struct resync_sink *s, struct apply *a)
 {
 	apply_register(a, OP_R_BEGIN, OP_R_END, handle, s);
+	apply_register_guard(a, destroys_unkept, s);
 }

@@ -65,10 +65,10 @@ static void resync_again(void *arg, unsigned peer, const uint64_t *ids, unsigned
 		resync_restate(d->resync[peer], ids, n);
 }
 
-static void resync_keep(void *arg, const char *session)
+static int resync_keep(void *arg, const char *session)
 {
 	struct daemon *d = arg;
-	resync_sink_keep_lost(d->sink, session);
+	return resync_sink_keep_lost(d->sink, session);
 }
 
 /* ---- callbacks that cross rooms ---- */
@@ -156,7 +156,7 @@ static int build_node(struct daemon *d)
 		.volume = c->name, .listen = c->npeers ? c->nodes[c->self].address : "", .security = d->security,
 		.compress = c->compress,
 		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
-		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .state_file = d->volume.state_file,
+		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
 		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,
 		.queue = d->queue,
 	};

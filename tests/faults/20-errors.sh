@@ -31,7 +31,7 @@ for op in write create rename; do
 	for after in "" ,after; do
 		node_stop alpha
 		check "primary: restarted with $op failing at times$after" node_start alpha --fault "op=$op,every=9,error=EIO$after"
-		check "primary: promoted" tfs alpha promote
+		check "primary: promoted when its standby has answered" wait_for 10 tfs alpha promote
 		check "primary: level" wait_for 30 level alpha beta
 		bad=$(work "p$op$after")
 		if [ "$bad" -gt 0 ]; then ok "primary: $op$after: callers got the errors ($bad)"; else not_ok "primary: $op$after: callers got the errors"; fi

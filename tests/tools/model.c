@@ -2,12 +2,12 @@
  * model - random operations on two trees must have the same results.
  *
  *   model [-s SEED] [-j THREADS] [-n OPERATIONS] [-t SECONDS] A B     compare A (under test) with B (a plain directory)
- *   model [-s SEED] [-j THREADS] [-n OPERATIONS] [-t SECONDS] -r A    race: all threads in one directory, only A, nothing compared
+ *   model [-s SEED] [-j THREADS] [-n OPERATIONS] [-t SECONDS] [-e] -r A    race: all threads in one directory, only A, nothing compared
  *
  * Each thread works in a subtree of its own (t0, t1, …); one operation in eight goes to `shared`, under a lock that spans the
  * operation on A and on B. Every operation is made on A, then with the same arguments on B; result, errno and what was read or
  * stat'ed must agree. Some operations run with the file-system uid of another user. Open files are kept across unlinks.
- * Racing, results are open, but an errno that no race explains (EIO, ENOSYS, …) is an error. When A dies (ENOTCONN), the run
+ * Racing, results are open, but an errno that no race explains (EIO, ENOSYS, …) is an error, unless -e says that faults are injected. When A dies (ENOTCONN), the run
  * ends with status 3. Otherwise 0 right, 1 wrong, 2 could not run. With equal seeds and one thread per subtree a run repeats.
  */
 #include <dirent.h>
@@ -68,7 +68,7 @@ static struct {
 	uint64_t seed, limit;
 	double end;
 	unsigned threads;
-	bool race;
+	bool race, faults;
 	int root[2];
 } run = { .seed = 1, .threads = 4, .limit = UINT64_MAX };
 static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -505,7 +505,7 @@ static bool raced_errno(int e)
 	for (size_t i = 0; i < sizeof fine / sizeof *fine; i++)
 		if (fine[i] == e)
 			return true;
-	return false;
+	return run.faults && (e == EIO || e == ENOSPC || e == EDQUOT || e == EMFILE || e == ENOMEM);
 }
 
 static void step(struct worker *w, const struct op *o)
@@ -596,17 +596,18 @@ int main(int argc, char **argv)
 	double seconds = 0;
 	int c;
 
-	while ((c = getopt(argc, argv, "s:j:n:t:r")) != -1)
+	while ((c = getopt(argc, argv, "s:j:n:t:re")) != -1)
 		switch (c) {
 		case 's': run.seed = strtoull(optarg, NULL, 0); break;
 		case 'j': run.threads = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'n': run.limit = strtoull(optarg, NULL, 0); break;
 		case 't': seconds = strtod(optarg, NULL); break;
 		case 'r': run.race = true; break;
+		case 'e': run.faults = true; break;
 		default: return 2;
 		}
 	if (argc - optind != (run.race ? 1 : 2) || !run.threads || run.threads > 64)
-		return fputs("usage: model [-s SEED] [-j THREADS] [-n OPERATIONS] [-t SECONDS] (A B | -r A)\n", stderr), 2;
+		return fputs("usage: model [-s SEED] [-j THREADS] [-n OPERATIONS] [-t SECONDS] (A B | [-e] -r A)\n", stderr), 2;
 	umask(022);
 	for (int i = 0; i < argc - optind; i++)
 		if ((run.root[i] = open(argv[optind + i], O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)

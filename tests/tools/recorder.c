@@ -2,7 +2,7 @@
  * recorder - numbered records in many files, and what must be left of them after a kill.
  *
  *   recorder run [-j THREADS] [-f FILES] [-t SECONDS] [-y EVERY] LOG DIR
- *   recorder check [-p] LOG DIR
+ *   recorder check [-p | -a] LOG DIR
  *
  * Writers append fixed-size records to files of their own (one write() each) and create numbered files in DIR/names. Some
  * files are fsynced after every EVERY records, some never. LOG lies outside of DIR, mapped shared, so it survives the death of
@@ -11,7 +11,7 @@
  *
  * check: DIR (the promoted standby) must hold
  *   prefix   in every file the records 0..k, whole, nothing else;
- *   durable  every record that an fsync acknowledged (-p: not checked, for `async` volumes);
+ *   durable  every record that an fsync acknowledged (-p: not checked, for `async` volumes; -a: every record that returned, for `sync`);
  *   order    with a record that is there, every record (of any file) that had returned before that one began.
  * Prints what is lost (allowed: returned but never fsynced). Status 0 right, 1 wrong, 2 could not run.
  */
@@ -305,7 +305,7 @@ static void load_present(uint64_t used)
 	check_names();
 }
 
-static int do_check(const char *log, bool prefix_only)
+static int do_check(const char *log, bool prefix_only, bool all)
 {
 	uint64_t newest = 0, lost = 0, synced = 0, there = 0;
 
@@ -328,6 +328,8 @@ static int do_check(const char *log, bool prefix_only)
 		lost += n->end != 0;
 		if (n->synced && !prefix_only)
 			wrong("durable: record %u of lane %u was acknowledged by fsync and is not there", n->seq, n->lane);
+		if (all && n->end)
+			wrong("durable: record %u of lane %u had returned and is not there", n->seq, n->lane);
 		if (n->end && n->end < newest)
 			wrong("order: record %u of lane %u returned at tick %ju; one that began at tick %ju is there, it is not", n->seq,
 			      n->lane, (uintmax_t)n->end, (uintmax_t)newest);
@@ -341,7 +343,7 @@ int main(int argc, char **argv)
 {
 	uint32_t files = 64, every = 4;
 	double seconds = 10;
-	bool prefix_only = false;
+	bool prefix_only = false, all = false;
 	int c;
 	const char *verb = argc > 1 ? argv[1] : "";
 
@@ -349,13 +351,14 @@ int main(int argc, char **argv)
 		argc--;
 		argv++;
 	}
-	while ((c = getopt(argc, argv, "j:f:t:y:p")) != -1)
+	while ((c = getopt(argc, argv, "j:f:t:y:pa")) != -1)
 		switch (c) {
 		case 'j': threads = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'f': files = (uint32_t)strtoul(optarg, NULL, 0); break;
 		case 't': seconds = strtod(optarg, NULL); break;
 		case 'y': every = (uint32_t)strtoul(optarg, NULL, 0); break;
 		case 'p': prefix_only = true; break;
+		case 'a': all = true; break;
 		default: return 2;
 		}
 	if (argc - optind == 2 && threads && threads <= 64 && files && every && every <= 64) {
@@ -363,8 +366,8 @@ int main(int argc, char **argv)
 		if (!strcmp(verb, "run"))
 			return do_run(argv[optind], files, every, seconds);
 		if (!strcmp(verb, "check"))
-			return do_check(argv[optind], prefix_only);
+			return do_check(argv[optind], prefix_only, all);
 	}
-	fputs("usage: recorder run [-j THREADS] [-f FILES] [-t SECONDS] [-y EVERY] LOG DIR\n       recorder check [-p] LOG DIR\n", stderr);
+	fputs("usage: recorder run [-j THREADS] [-f FILES] [-t SECONDS] [-y EVERY] LOG DIR\n       recorder check [-p | -a] LOG DIR\n", stderr);
 	return 2;
 }

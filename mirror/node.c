@@ -433,9 +433,21 @@ static void on_down(void *arg, unsigned peer, const char *why)
 	node_event(arg, &e);
 }
 
+/* A person may give a node's versions up while the connection is being made, when its hello is on the way already: without a new one both would
+ * wait for ever. (The flag's end is no reason.) */
+static bool gave_up_since(struct node *n, unsigned peer, uint32_t flags)
+{
+	const struct core_peer *p = &n->core.peer[peer];
+	auto_lock(&n->core_mu);
+
+	return p->connected && (flags & ~p->hello.flags & NODE_DISCARD);
+}
+
 static void on_heartbeat(void *arg, unsigned peer, const struct heartbeat *h)
 {
 	struct node *n = arg;
+	if (gave_up_since(n, peer, h->flags))
+		link_reset(n->links, peer, "it gave its own versions up after its hello");
 	atomic_store(&n->peer_free_bytes[peer], h->free_bytes);
 	atomic_store(&n->peer_free_inodes[peer], h->free_inodes);
 }

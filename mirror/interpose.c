@@ -137,9 +137,24 @@ int txn_lock_entry(struct txn *tx, uint64_t parent, const char *name, uint64_t e
 {
 	int err = objlock_entry(tx->ip->cfg.locks, &tx->g, tx->ip->cfg.below, parent, name, extra);
 
+	tx->entry[0].parent = parent;
+	tx->entry[0].name = name;
 	if (!err)
 		txn_locked(tx);
 	return err;
+}
+
+/* Nobody knows what became of these objects: whoever caches them, the front end that called us too, has to look again. */
+static void tell_unsure(struct txn *tx, const uint64_t *ids, unsigned n)
+{
+	const struct observers *os = tx->ip->cfg.observers;
+
+	for (unsigned i = 0; i < n; i++)
+		observers_tell(os, &(struct change){ .kind = CHANGE_DATA, .origin = ORIGIN_INTERNAL, .id = ids[i] });
+	for (unsigned i = 0; i < ARRAY_LEN(tx->entry); i++)
+		if (tx->entry[i].name)
+			observers_tell(os, &(struct change){ .kind = CHANGE_ENTRY, .origin = ORIGIN_INTERNAL, .id = tx->entry[i].parent,
+							     .name = tx->entry[i].name });
 }
 
 void txn_restate(struct txn *tx, uint64_t id, uint64_t id2, uint64_t parent, uint64_t parent2)
@@ -151,6 +166,7 @@ void txn_restate(struct txn *tx, uint64_t id, uint64_t id2, uint64_t parent, uin
 	for (unsigned i = 0; i < ARRAY_LEN(all); i++)
 		if (id_valid(all[i]))
 			ids[n++] = all[i];
+	tell_unsure(tx, ids, n);
 	if (n && tx->ip->cfg.restate)
 		tx->ip->cfg.restate(tx->ip->cfg.arg, ids, n);
 }

@@ -48,6 +48,7 @@ struct txn {
 	struct effect eff;
 	struct objguard g;
 	uint64_t new_id;			/* creations */
+	struct { uint64_t parent; const char *name; } entry[2];	/* the names that it is about; borrowed from the caller */
 	bool gated, emitted;
 	int err;				/* of the stream: what the caller has to get though the change was made */
 	uint64_t barrier;			/* seq of an OP_FSYNC, 0 = none */

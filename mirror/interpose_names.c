@@ -248,6 +248,10 @@ int ip_rename(struct layer *l, struct call *c, uint64_t parent, const char *name
 		r = txn_room(tx.ip, GROWTH_NAME, 0);
 	if (!r)
 		r = objlock_rename(tx.ip->cfg.locks, &tx.g, tx.ip->cfg.below, parent, name, newparent, newname);
+	tx.entry[0].parent = parent;
+	tx.entry[0].name = name;
+	tx.entry[1].parent = newparent;
+	tx.entry[1].name = newname;
 	if (!r) {
 		txn_locked(&tx);
 		r = rename_below(&tx, &a);

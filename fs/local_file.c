@@ -77,6 +77,7 @@ static void release_tmp(struct local *l, struct call *c, struct obj *o)
 	if (others || !o->tmp)
 		return;
 	limbo_name(o->id, name);
+	auto_unsteady struct unsteady u = unsteady_begin(l, false, 0, 0, o->id);
 	if (unlinkat(l->limbo->fd, name, 0) < 0 && errno != ENOENT) {
 		log_warn("local: limbo: %s: could not be removed: %s", name, strerror(errno));
 		return;

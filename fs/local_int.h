@@ -179,12 +179,13 @@ int local_set_ctime(struct local *l, uint64_t id, struct timespec t);
 /* The entries of directory P changed: times, and listings of it are out of date. */
 int local_dir_touched(struct local *l, struct obj *p, struct timespec t);
 int local_add_nsub(struct local *l, uint64_t dir, int delta);
-/* Around a change on disk and the counts that follow from it: what a killed process leaves is counted again. DIR: a directory comes, goes
- * or moves; otherwise this does nothing. A and B: the parents, 0 = none. */
+/* Around a change on disk and what follows from it in the index: at what a killed process leaves the next one looks again. DIR: a directory
+ * comes, goes or moves below A and B. X: an object that may lose its last name, or leaves limbo. 0 = none. */
 struct unsteady { struct handles *h; unsigned token; };
-static inline struct unsteady unsteady_begin(struct local *l, bool dir, uint64_t a, uint64_t b)
+static inline struct unsteady unsteady_begin(struct local *l, bool dir, uint64_t a, uint64_t b, uint64_t x)
 {
-	return dir ? (struct unsteady){ l->cfg.handles, index_unsteady(l->cfg.handles, a, b) } : (struct unsteady){ 0 };
+	struct handles *h = l->cfg.handles;
+	return dir || x ? (struct unsteady){ h, index_unsteady(h, dir ? a : 0, dir ? b : 0, x) } : (struct unsteady){ 0 };
 }
 static inline void unsteady_end(struct unsteady *u)
 {

@@ -57,7 +57,7 @@ static int move_dir(struct local *l, struct lifted *lf, struct obj *o, struct ob
 		err = local_scan(l, from->fd, find_one, &a);
 	if (err != 1)
 		return err ? err : -ENOENT;
-	auto_unsteady struct unsteady u = unsteady_begin(l, true, up, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(l, true, up, 0, 0);
 	err = TRY_LIFT(lf, renameat2(from->fd, a.name, p->fd, name, RENAME_NOREPLACE));
 	if (!err)
 		err = local_dir_touched(l, from, stamp);
@@ -72,7 +72,7 @@ static int place_locked(struct local *l, struct call *c, struct obj *o, struct o
 	if (local_hidden(p, name))
 		return -EPERM;
 	limbo_name(o->id, limbo);
-	auto_unsteady struct unsteady u = unsteady_begin(l, o->type == S_IFDIR, p->id, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(l, o->type == S_IFDIR, p->id, 0, o->id);
 	int err = TRY_LIFT(&lf, renameat2(l->limbo->fd, limbo, p->fd, name, RENAME_NOREPLACE));
 	if (!err) {
 		snap_drop(l, HANDLE_LIMBO);
@@ -151,6 +151,7 @@ static int tree_object(struct local *l, int dirfd, const char *name, int fd, boo
 		clear_flags(l, fd);
 	if (dir)
 		err = tree_walk(l, fd, remove, depth + 1);
+	auto_unsteady struct unsteady u = unsteady_begin(l, false, 0, 0, id);
 	if (!err && remove)
 		err = TRY(unlinkat(dirfd, name, dir ? AT_REMOVEDIR : 0));
 	for (unsigned i = 0; err == -ENOTEMPTY && i < REWALK_MAX; i++) {	/* the listing skipped some while it shrank */
@@ -414,7 +415,7 @@ static int to_limbo_locked(struct local *l, struct call *c, struct obj *p, const
 	if (err)
 		return err;
 	limbo_name(e.id, limbo);
-	auto_unsteady struct unsteady u = unsteady_begin(l, e.type == S_IFDIR, p->id, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(l, e.type == S_IFDIR, p->id, 0, 0);
 	auto_lifted struct lifted lf = { .l = l, .allowed = true, .id = { p->id, e.id } };
 	if (e.type != S_IFDIR && stx.stx_nlink > 1)
 		err = TRY_LIFT(&lf, unlinkat(p->fd, name, 0));

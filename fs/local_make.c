@@ -305,7 +305,7 @@ static int create_in(struct making *m, int open_flags, struct attr *out, struct 
 		return -EINVAL;
 	int err = check_create(m->l, m->p, m->name, m->cr);
 	m->acl = m->p->defacl && !m->cr->exact && m->type != S_IFLNK;
-	auto_unsteady struct unsteady u = unsteady_begin(m->l, !err && m->type == S_IFDIR, m->p->id, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(m->l, !err && m->type == S_IFDIR, m->p->id, 0, 0);
 	if (!err)
 		err = make_whole(m, &o);
 	if (!err && !m->name)

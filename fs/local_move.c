@@ -31,10 +31,22 @@ static int place_find(struct local *l, struct place *pl, uint64_t parent, const 
 	return err == -ENOENT && pl->p ? 0 : err;
 }
 
-/* After one name of a non-directory, or the name of a directory, went away: links left. */
+/* Links that are left when PL, one name of a non-directory, or the name of a directory, goes away. */
+static uint32_t links_left(const struct place *pl)
+{
+	return is_dir(pl) || pl->e.flags & HENTRY_TMPFILE ? 0 : pl->stx.stx_nlink - 1;
+}
+
+/* What dies when PL goes away; 0 = nothing. */
+static uint64_t dying(const struct place *pl)
+{
+	return pl->there && !links_left(pl) ? pl->e.id : 0;
+}
+
+/* After it went away: links left. */
 static uint32_t lost_name(struct local *l, const struct place *pl, struct timespec stamp)
 {
-	uint32_t left = is_dir(pl) || pl->e.flags & HENTRY_TMPFILE ? 0 : pl->stx.stx_nlink - 1;
+	uint32_t left = links_left(pl);
 	if (!left)
 		obj_drop(l, pl->e.id);
 	int err = local_set_ctime(l, pl->e.id, stamp);
@@ -66,7 +78,7 @@ static int remove_name(struct layer *layer, struct call *c, uint64_t parent, con
 		err = is_dir(&pl) ? -EISDIR : -ENOTDIR;
 	if (err)
 		return err;
-	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&pl), parent, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&pl), parent, 0, dying(&pl));
 	auto_lifted struct lifted lf = lift_init(l, c, parent, pl.e.id);
 	err = TRY_LIFT(&lf, unlinkat(pl.p->fd, name, how));
 	if (err)
@@ -175,7 +187,8 @@ int local_rename(struct layer *layer, struct call *c, uint64_t parent, const cha
 			local_attr_fill(l, &from.stx, &from.e, &c->effect->attr);
 		return 0;
 	}
-	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&from) || is_dir(&to), parent, newparent);
+	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&from) || is_dir(&to), parent, newparent,
+						      flags & RENAME_EXCHANGE ? 0 : dying(&to));
 	auto_lifted struct lifted lf = lift_init(l, c, parent, newparent);
 	lf.id[2] = from.e.id;
 	lf.id[3] = to.there ? to.e.id : 0;
@@ -193,6 +206,7 @@ static int link_tmp(struct local *l, struct obj *o, struct obj *p, const char *n
 {
 	char limbo[LIMBO_NAME_MAX];
 	limbo_name(o->id, limbo);
+	auto_unsteady struct unsteady u = unsteady_begin(l, false, 0, 0, o->id);
 	int err = TRY(renameat2(l->limbo->fd, limbo, p->fd, name, RENAME_NOREPLACE));
 	if (err)
 		return err;

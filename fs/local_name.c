@@ -169,7 +169,7 @@ static int describe(struct local *l, int fd, struct statx *stx, struct hentry *e
 /* E enters the index, as an entry of P that nobody counted. */
 static int enter(struct local *l, struct obj *p, const struct hentry *e)
 {
-	auto_unsteady struct unsteady u = unsteady_begin(l, e->type == S_IFDIR, p->id, 0);
+	auto_unsteady struct unsteady u = unsteady_begin(l, e->type == S_IFDIR, p->id, 0, 0);
 	int err = index_put(l->cfg.handles, e);
 	return err || e->type != S_IFDIR ? err : local_add_nsub(l, p->id, 1);
 }

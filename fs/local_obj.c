@@ -285,7 +285,8 @@ void obj_drop(struct local *l, uint64_t id)
 	}
 	pthread_mutex_unlock(&s->lock);
 	obj_free(gone);
-	if (!open && index_del(l->cfg.handles, id))
+	int err = open ? index_set_flags(l->cfg.handles, id, HENTRY_DEAD, 0) : index_del(l->cfg.handles, id);
+	if (err && err != -ESTALE)
 		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)id);
 }
 

@@ -52,6 +52,8 @@ static int open_databases(struct db *db)
 	if (!rc)
 		rc = mdb_dbi_open(txn, "tomb", MDB_CREATE | MDB_INTEGERKEY, &db->tombs);
 	if (!rc)
+		rc = mdb_dbi_open(txn, "dead", MDB_CREATE | MDB_INTEGERKEY, &db->dead);
+	if (!rc)
 		rc = mdb_dbi_open(txn, "meta", MDB_CREATE | MDB_INTEGERKEY, &db->meta);
 	if (rc) {
 		mdb_txn_abort(txn);
@@ -92,7 +94,7 @@ int db_open(struct db *db, int dir_fd, size_t map_bytes)
 	if (rc)
 		return db_err(rc);
 	snprintf(path, sizeof path, "/proc/self/fd/%d", dir_fd);
-	rc = mdb_env_set_maxdbs(db->env, 4);
+	rc = mdb_env_set_maxdbs(db->env, 5);
 	if (!rc)
 		rc = mdb_env_set_maxreaders(db->env, DB_READERS);
 	if (!rc)
@@ -235,7 +237,10 @@ int db_put(struct db *db, MDB_txn *txn, const struct hentry *e, bool claim)
 		if (!r)
 			r = db_err(mdb_put(txn, db->by_id, &k, &v, 0));
 	}
-	return r || !claim ? r : ino_claim(db, txn, e->ino, e->id);
+	if (!r && claim)
+		r = ino_claim(db, txn, e->ino, e->id);
+	v = val("", 0);
+	return r || !(e->flags & HENTRY_DEAD) ? r : db_err(mdb_put(txn, db->dead, &k, &v, 0));
 }
 
 int db_del(struct db *db, MDB_txn *txn, uint64_t id, bool tomb)
@@ -248,6 +253,8 @@ int db_del(struct db *db, MDB_txn *txn, uint64_t id, bool tomb)
 		r = ino_forget(db, txn, old.ino, id);
 	if (!r)
 		r = db_err(mdb_del(txn, db->by_id, &k, NULL));
+	if (!r && old.flags & HENTRY_DEAD)
+		r = db_err(mdb_del(txn, db->dead, &k, NULL));
 	if (r == -ENOENT)
 		r = 0;
 	return r || !tomb ? r : db_err(mdb_put(txn, db->tombs, &k, &none, 0));
@@ -271,6 +278,45 @@ int db_drop_tombs(struct db *db)
 	if (rc) {
 		mdb_txn_abort(txn);
 		return db_err(rc);
+	}
+	return db_err(mdb_txn_commit(txn));
+}
+
+static int bury(struct db *db, MDB_txn *txn)
+{
+	MDB_val k, v;
+	MDB_cursor *cur;
+	uint64_t id;
+
+	for (int r = 0; !r;) {
+		int rc = mdb_cursor_open(txn, db->dead, &cur);
+		if (rc)
+			return db_err(rc);
+		rc = mdb_cursor_get(cur, &k, &v, MDB_FIRST);
+		mdb_cursor_close(cur);
+		if (rc)
+			return rc == MDB_NOTFOUND ? 0 : db_err(rc);
+		memcpy(&id, k.mv_data, sizeof id);
+		r = db_del(db, txn, id, false);
+		k = val(&id, sizeof id);
+		rc = r ? 0 : mdb_del(txn, db->dead, &k, NULL);
+		if (r || (rc && rc != MDB_NOTFOUND))
+			return r ? r : db_err(rc);
+	}
+	return 0;
+}
+
+int db_bury(struct db *db)
+{
+	MDB_txn *txn;
+
+	int rc = mdb_txn_begin(db->env, NULL, 0, &txn);
+	if (rc)
+		return db_err(rc);
+	int r = bury(db, txn);
+	if (r) {
+		mdb_txn_abort(txn);
+		return r;
 	}
 	return db_err(mdb_txn_commit(txn));
 }

@@ -4,14 +4,15 @@
  *
  * The file is a header page and two halves of equally many records of 192 bytes (struct delta_record), all in host byte order:
  *
- *	u8  magic[8]		"TFDLT001"
+ *	u8  magic[8]		"TFDLT002"
  *	u32 endian		0x01020304
  *	u32 records		of one half
  *	u64 incarnation		random; the same number stands in the database, or the two don't belong together
  *	u64 check		XXH3-64 of the 24 bytes before
  *
- * From byte 512 of the header page on there are 128 slots of 24 bytes (u64 a, u64 b, u64 check): directories whose number of
- * sub-directories is being changed. Change and count aren't one step; what a killed process leaves here is counted again.
+ * From byte 512 of the header page on there are 112 slots of 32 bytes (u64 a, b, x, check): directories whose number of
+ * sub-directories is being changed, and an object that may lose its last name or leaves limbo. A change on disk and the index' record
+ * of it aren't one step; at what a killed process leaves here the next one looks again.
  *
  * One half takes records while the other is folded into the database. Every use of a half has a *generation*, one higher than the
  * last of either; a fold writes its generation into the database in its last transaction. So records of generations up to that
@@ -41,7 +42,7 @@
 #include "handles/internal.h"
 
 enum { DELTA_HEADER_BODY = 24 };
-static const char delta_magic[8] = { 'T', 'F', 'D', 'L', 'T', '0', '0', '1' };
+static const char delta_magic[8] = { 'T', 'F', 'D', 'L', 'T', '0', '0', '2' };
 #define DELTA_ENDIAN UINT32_C(0x01020304)
 
 struct delta_header {
@@ -258,28 +259,28 @@ uint64_t half_newest_gen(const struct half *h)
 	return gen;
 }
 
-/* ---- unsteady directories ---- */
+/* ---- unsteady objects ---- */
 
-static uint64_t unsteady_check(const struct delta *d, uint64_t a, uint64_t b)
+static uint64_t unsteady_check(const struct delta *d, uint64_t a, uint64_t b, uint64_t x)
 {
-	return XXH3_64bits_withSeed((uint64_t[]){ a, b }, 16, d->incarnation) | 1;
+	return XXH3_64bits_withSeed((uint64_t[]){ a, b, x }, 24, d->incarnation) | 1;
 }
 
-void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b)
+void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b, uint64_t x)
 {
 	volatile struct delta_unsteady *u = &d->unsteady[i];
 
 	u->check = 0;
 	u->a = a;
 	u->b = b;
-	u->check = a || b ? unsteady_check(d, a, b) : 0;
+	u->x = x;
+	u->check = a || b || x ? unsteady_check(d, a, b, x) : 0;
 }
 
-bool delta_unsteady_get(const struct delta *d, unsigned i, uint64_t *a, uint64_t *b)
+bool delta_unsteady_get(const struct delta *d, unsigned i, struct delta_unsteady *out)
 {
-	*a = d->unsteady[i].a;
-	*b = d->unsteady[i].b;
-	return d->unsteady[i].check && d->unsteady[i].check == unsteady_check(d, *a, *b);
+	*out = d->unsteady[i];
+	return out->check && out->check == unsteady_check(d, out->a, out->b, out->x);
 }
 
 /* ---- the file ---- */

@@ -157,7 +157,7 @@ static int open_index(struct handles *h, bool new_volume, bool force_rebuild)
 		r = walk_start(h, &h->walk);
 	}
 	if (!r && !walk)
-		r = index_recount(h);
+		r = index_settle(h);
 	if (r)
 		index_close(&h->ix);
 	return r;

@@ -57,6 +57,7 @@ enum hentry_flags {
 					   every regular file in limbo that has no second name */
 	HENTRY_DEFACL = 1 << 1,		/* a directory with a default ACL */
 	HENTRY_CTIME_LOST = 1 << 2,	/* ctime was made up by a rebuild */
+	HENTRY_DEAD = 1 << 3,		/* lost its last name while it was open: the next handles_open drops it */
 };
 
 /* One entry of the index. */
@@ -128,11 +129,12 @@ int index_by_ino(struct handles *h, uint64_t ino, uint64_t *id);
 int index_set_ctime(struct handles *h, uint64_t id, struct timespec ctime);
 int index_add_nsub(struct handles *h, uint64_t id, int delta);
 int index_set_flags(struct handles *h, uint64_t id, uint32_t set, uint32_t clear);
-/* Around a change that adds, removes or moves a sub-directory of A or B (0: none), from before the change on disk until nsub is
- * right again: when the process is killed in between, the next handles_open counts the sub-directories of both anew (those that
- * bear a mark and are in the index). Waits when INDEX_UNSTEADY_MAX such changes are under way. */
-enum { INDEX_UNSTEADY_MAX = 128 };
-unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b);
+/* Around a change that adds, removes or moves a sub-directory of A or B, or that takes the last name of X or moves it out of limbo (0: none),
+ * from before the change on disk until the index is right again. When the process is killed in between, the next handles_open
+ * counts the sub-directories of both anew (those that bear a mark and are in the index), and drops the entry of X when the object
+ * is gone, or HENTRY_TMPFILE when it isn't in limbo. Waits when INDEX_UNSTEADY_MAX such changes are under way. */
+enum { INDEX_UNSTEADY_MAX = 112 };
+unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b, uint64_t x);
 void index_steady(struct handles *h, unsigned token);
 /* Calls FN for every entry, in id order, from a consistent snapshot; stops at FN's first nonzero return and
  * returns it. FN may read the index, not change it. */

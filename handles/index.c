@@ -23,6 +23,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -710,9 +711,9 @@ int index_rebuilt(struct index *ix)
 	return r == -EXFULL ? grow(ix) : r;	/* tombstones that stay are never asked for again */
 }
 
-/* ---- directories whose counts are being changed ---- */
+/* ---- what is being changed on disk and here ---- */
 
-unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b)
+unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b, uint64_t x)
 {
 	struct index *ix = &h->ix;
 
@@ -721,7 +722,7 @@ unsigned index_unsteady(struct handles *h, uint64_t a, uint64_t b)
 		pthread_cond_wait(&ix->unsteady_freed, &ix->unsteady_lock);
 	unsigned token = ix->unsteady_free[--ix->n_unsteady_free];
 	pthread_mutex_unlock(&ix->unsteady_lock);
-	delta_unsteady_set(&ix->delta, token, a, b);
+	delta_unsteady_set(&ix->delta, token, a, b, x);
 	return token;
 }
 
@@ -730,7 +731,7 @@ void index_steady(struct handles *h, unsigned token)
 	struct index *ix = &h->ix;
 
 	assert(token < INDEX_UNSTEADY_MAX);
-	delta_unsteady_set(&ix->delta, token, 0, 0);
+	delta_unsteady_set(&ix->delta, token, 0, 0, 0);
 	auto_lock(&ix->unsteady_lock);
 	assert(ix->n_unsteady_free < INDEX_UNSTEADY_MAX);
 	ix->unsteady_free[ix->n_unsteady_free++] = token;
@@ -752,20 +753,50 @@ static int recount_one(struct handles *h, uint64_t id)
 	return n == e.nsub ? 0 : index_add_nsub(h, id, (int)(n - e.nsub));
 }
 
-int index_recount(struct handles *h)
+/* Is E's object, which exists, in limbo under its id? */
+static bool in_limbo(struct handles *h, const struct hentry *e)
+{
+	char name[64];
+	struct stat st;
+
+	snprintf(name, sizeof name, HIDDEN_DIR "/limbo/%016llx", (unsigned long long)e->id);
+	return !fstatat(h->cfg.root_fd, name, &st, AT_SYMLINK_NOFOLLOW) && st.st_ino == e->ino;
+}
+
+/* ID may have lost its last name, or left limbo. */
+static int settle_object(struct handles *h, uint64_t id)
+{
+	uint64_t marked = 0;
+	struct hentry e;
+	struct stat st;
+
+	int r = id ? index_get(h, id, &e) : -ESTALE;
+	if (r)
+		return r == -ESTALE ? 0 : r;
+	auto_fd int fd = local_handle_open(h, &e.lh, O_PATH | O_NOFOLLOW);
+	if (fd < 0 && fd != -ESTALE)
+		return fd;
+	if (fd < 0 || fstat(fd, &st) || !st.st_nlink || mark_get(h, fd, &marked, NULL) || marked != id)
+		return index_del(h, id);
+	return e.flags & HENTRY_TMPFILE && !in_limbo(h, &e) ? index_set_flags(h, id, 0, HENTRY_TMPFILE) : 0;
+}
+
+int index_settle(struct handles *h)
 {
 	struct delta *d = &h->ix.delta;
-	uint64_t a, b;
+	struct delta_unsteady u;
 
 	for (unsigned i = 0; i < INDEX_UNSTEADY_MAX; i++) {
-		if (!delta_unsteady_get(d, i, &a, &b))
+		if (!delta_unsteady_get(d, i, &u))
 			continue;
-		int r = recount_one(h, a);
+		int r = settle_object(h, u.x);
 		if (!r)
-			r = recount_one(h, b);
+			r = recount_one(h, u.a);
+		if (!r)
+			r = recount_one(h, u.b);
 		if (r)
 			return r;
-		delta_unsteady_set(d, i, 0, 0);
+		delta_unsteady_set(d, i, 0, 0, 0);
 	}
 	return 0;
 }
@@ -850,6 +881,8 @@ static int replay(struct index *ix)
 		last = gen[i] > last ? gen[i] : last;
 	}
 	half_reset(&half[0], last + 1);
+	while (!r && (r = db_bury(&ix->db)) == -EXFULL)
+		r = grow(ix);
 	return r;
 }
 

@@ -49,7 +49,7 @@ void ids_close(struct ids *s);
 
 struct db {
 	MDB_env *env;
-	MDB_dbi by_id, by_ino, tombs, meta;
+	MDB_dbi by_id, by_ino, tombs, dead, meta;
 };
 #define DB_MAP_BYTES ((size_t)64 << 30)
 enum { DB_READERS = 640, DB_ENTRY_MAX = 160 };
@@ -68,6 +68,8 @@ int db_put(struct db *db, MDB_txn *txn, const struct hentry *e, bool claim);
 int db_del(struct db *db, MDB_txn *txn, uint64_t id, bool tomb);
 bool db_has_tomb(struct db *db, MDB_txn *txn, uint64_t id);
 int db_drop_tombs(struct db *db);
+/* Removes the entries that have HENTRY_DEAD. */
+int db_bury(struct db *db);
 /* Numbers kept beside the entries; 0 when there is none. */
 enum db_meta { DB_FORMAT = 1, DB_INCARNATION = 2, DB_FOLDED = 3 };
 int db_meta_get(struct db *db, enum db_meta key, uint64_t *value);
@@ -125,9 +127,10 @@ static inline uint32_t delta_hash(uint64_t key)
 	return (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32);
 }
 
-/* Directories whose number of sub-directories is being changed; in the header page. */
+/* Objects that are being changed on disk and in the index, which isn't one step; in the header page. */
 struct delta_unsteady {
-	uint64_t a, b;
+	uint64_t a, b;			/* directories whose number of sub-directories changes */
+	uint64_t x;			/* what may lose its last name, or leaves limbo */
 	uint64_t check;			/* XXH3 of the above, seeded with the incarnation; 0: free */
 };
 enum { DELTA_HEADER_BYTES = 4096, DELTA_UNSTEADY_AT = 512 };
@@ -141,10 +144,10 @@ struct delta {
 	struct half half[2];
 	struct delta_unsteady *unsteady;	/* borrowed from the mapping */
 };
-/* Writes slot I, or frees it (A and B 0). */
-void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b);
+/* Writes slot I, or frees it (all 0). */
+void delta_unsteady_set(struct delta *d, unsigned i, uint64_t a, uint64_t b, uint64_t x);
 /* Is slot I in use, whole? */
-bool delta_unsteady_get(const struct delta *d, unsigned i, uint64_t *a, uint64_t *b);
+bool delta_unsteady_get(const struct delta *d, unsigned i, struct delta_unsteady *out);
 
 /* Opens the delta file in DIR_FD (-EUCLEAN: not one that can be used) or, when FRESH, makes a new one. -EBUSY: somebody else has it. */
 int delta_open(struct delta *d, int dir_fd, uint32_t records, bool fresh);
@@ -227,8 +230,8 @@ int index_fold(struct index *ix);
 int index_sync(struct index *ix);
 /* The walk's put: only when nothing is known of the id. Wakes those who wait for it. */
 int index_put_found(struct index *ix, const struct hentry *e);
-/* After a kill: counts again what was being changed. Before anybody else knows H. */
-int index_recount(struct handles *h);
+/* After a kill: looks again at what was being changed. Before anybody else knows H. */
+int index_settle(struct handles *h);
 /* The walk ended. */
 int index_rebuilt(struct index *ix);
 

@@ -647,12 +647,12 @@ START_TEST(killed_between_a_change_and_its_count)
 		if (handles_open(&P.cfg, false, &h))
 			_exit(1);
 		for (int i = 0; i < 3 * INDEX_UNSTEADY_MAX; i++)	/* those that ended leave nothing */
-			index_steady(h, index_unsteady(h, DirId[5], 0));
+			index_steady(h, index_unsteady(h, DirId[5], 0, 0));
 		index_add_nsub(h, DirId[5], 7);
-		index_unsteady(h, HANDLE_ROOT, DirId[0]);
+		index_unsteady(h, HANDLE_ROOT, DirId[0], 0);
 		if (renameat(P.cfg.root_fd, "d0/d3", P.cfg.root_fd, "d3") || unlinkat(P.cfg.root_fd, "d0/d4", AT_REMOVEDIR) != -1)
 			_exit(2);
-		index_unsteady(h, DirId[1], ID_BASE + 999999);
+		index_unsteady(h, DirId[1], ID_BASE + 999999, 0);
 		if (mkdirat(P.cfg.root_fd, "d1/new", 0755))		/* no mark, no entry: doesn't count */
 			_exit(3);
 		kill(getpid(), SIGKILL);

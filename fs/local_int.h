@@ -104,6 +104,8 @@ int obj_cache_init(struct local *l);
 void obj_cache_free(struct local *l);
 /* Object ID, with a reference. -ESTALE: gone, or never was. */
 int obj_get(struct local *l, uint64_t id, struct obj **out);
+/* Is ID, with inode number INO, alive in the cache? (Then its descriptor keeps the number from being used again.) */
+bool obj_pinned(struct local *l, uint64_t id, uint64_t ino);
 /* As obj_get, and -ENOTDIR when it is no directory. */
 int obj_get_dir(struct local *l, uint64_t id, struct obj **out);
 void obj_put(struct obj *o);

@@ -1,6 +1,7 @@
 /*
- * What a name is. One statx in the parent and two looks into the index answer for a known object. Everything else (no index
- * entry for the inode, or one that doesn't fit) is decided by the mark on the object:
+ * What a name is. One statx in the parent and two looks into the index answer for a known object; when it isn't in the cache of objects, its
+ * handle is compared too, for inode numbers are used again, and objects may have come and gone behind our back. Everything
+ * else (no index entry for the inode, or one that doesn't fit) is decided by the mark on the object:
  *
  *   marked for this volume, by handle too   its index entry is made again (ctime made up, HENTRY_CTIME_LOST)
  *   unmarked, foreign, copied               adopted: a fresh id, mark, index entry; where that is not allowed it does not exist
@@ -171,6 +172,7 @@ static int enter(struct local *l, struct obj *p, const struct hentry *e)
 {
 	auto_unsteady struct unsteady u = unsteady_begin(l, e->type == S_IFDIR, p->id, 0, 0);
 	int err = index_put(l->cfg.handles, e);
+	snap_drop(l, p->id);
 	return err || e->type != S_IFDIR ? err : local_add_nsub(l, p->id, 1);
 }
 
@@ -231,6 +233,21 @@ static int by_mark(struct local *l, struct obj *p, int fd, bool may_adopt, struc
 	return err;
 }
 
+/* An entry that claims the inode number of the object behind FD, with another handle, speaks of one that is gone: out with it. */
+static void forget_gone(struct local *l, int fd)
+{
+	struct statx stx;
+	struct local_handle lh;
+	struct hentry e;
+	uint64_t id;
+	if (local_statx(fd, "", &stx) || index_by_ino(l->cfg.handles, stx.stx_ino, &id) || index_get(l->cfg.handles, id, &e))
+		return;
+	if (e.ino != stx.stx_ino || id == HANDLE_ROOT || local_handle_of(fd, &lh) || local_handle_same(&lh, &e.lh))
+		return;
+	log_info("local: object %llx: is gone: its inode number has been used again", (unsigned long long)id);
+	obj_drop(l, id);
+}
+
 /* -EAGAIN: it may have been in the making; look again. */
 static int identify_slowly(struct local *l, struct obj *p, const char *name, struct statx *stx, struct hentry *e)
 {
@@ -243,6 +260,7 @@ static int identify_slowly(struct local *l, struct obj *p, const char *name, str
 		return fd;
 	if (creating_wait(l, p->id))
 		return -EAGAIN;
+	forget_gone(l, fd);
 	if (!mark_get(l->cfg.handles, fd, &id, NULL)) {
 		int ok = fits(l, fd, id, stx, e);	/* waits for a rebuild without holding up others */
 		if (ok != -ESTALE)
@@ -255,6 +273,13 @@ static int identify_slowly(struct local *l, struct obj *p, const char *name, str
 	return err;
 }
 
+/* Is entry E about what NAME in P is now, and not about an earlier object with this inode number? */
+static bool same_object(struct local *l, const struct obj *p, const char *name, const struct hentry *e)
+{
+	struct local_handle lh;
+	return obj_pinned(l, e->id, e->ino) || (!local_handle_at(p->fd, name, &lh) && local_handle_same(&lh, &e->lh));
+}
+
 static int identify_once(struct local *l, struct obj *p, const char *name, struct statx *stx, struct hentry *e)
 {
 	uint64_t id = 0;
@@ -264,7 +289,7 @@ static int identify_once(struct local *l, struct obj *p, const char *name, struc
 	if (stx->stx_dev_major != l->dev_major || stx->stx_dev_minor != l->dev_minor || stx->stx_attributes & STATX_ATTR_MOUNT_ROOT)
 		return stranger(l, p, name);
 	if (!index_by_ino(l->cfg.handles, stx->stx_ino, &id) && !index_get(l->cfg.handles, id, e) && e->ino == stx->stx_ino &&
-	    e->type == (stx->stx_mode & S_IFMT))
+	    e->type == (stx->stx_mode & S_IFMT) && same_object(l, p, name, e))
 		return 0;
 	return identify_slowly(l, p, name, stx, e);
 }

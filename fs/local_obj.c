@@ -202,6 +202,17 @@ int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type
 	return 0;
 }
 
+bool obj_pinned(struct local *l, uint64_t id, uint64_t ino)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	pthread_mutex_lock(&s->lock);
+	struct obj *o = find(s, bucket, id);
+	bool pinned = o && o->ino == ino && !o->dead;
+	pthread_mutex_unlock(&s->lock);
+	return pinned;
+}
+
 /* The object from the cache, or NULL and the count of drops. */
 static struct obj *get_cached(struct obj_shard *s, unsigned bucket, uint64_t id, uint64_t *drops)
 {

@@ -154,6 +154,10 @@ int mark_get(struct handles *h, int fd, uint64_t *id, struct local_handle *lh);
 int mark_remove(int fd);
 /* name_to_handle_at for FD; -EOVERFLOW when it needs more than LOCAL_HANDLE_MAX bytes. */
 int local_handle_of(int fd, struct local_handle *lh);
+/* The same for NAME in DIRFD; a symbolic link isn't followed. */
+int local_handle_at(int dirfd, const char *name, struct local_handle *lh);
+/* Do A and B mean the same object? (xfs has two forms.) */
+bool local_handle_same(const struct local_handle *a, const struct local_handle *b);
 /* open_by_handle_at on the volume's backing file system; FLAGS as for open(2). Returns an fd or -errno (-ESTALE). */
 int local_handle_open(struct handles *h, const struct local_handle *lh, int flags);
 /* True for MARK_XATTR and every name that starts with it, and for what is a local file system's own (trusted.SGI_ACL_*). */

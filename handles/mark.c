@@ -48,7 +48,7 @@ bool xattr_hidden(const char *name)
 	return !strncmp(name, MARK_XATTR, sizeof MARK_XATTR - 1) || !strncmp(name, "trusted.SGI_ACL_", 16);
 }
 
-int local_handle_and_mount(int fd, struct local_handle *lh, int *mount_id)
+static int handle_at(int dirfd, const char *name, int flags, struct local_handle *lh, int *mount_id)
 {
 	union {
 		struct file_handle fh;
@@ -56,11 +56,16 @@ int local_handle_and_mount(int fd, struct local_handle *lh, int *mount_id)
 	} u;
 
 	u.fh.handle_bytes = LOCAL_HANDLE_MAX;
-	if (name_to_handle_at(fd, "", &u.fh, mount_id, AT_EMPTY_PATH))
+	if (name_to_handle_at(dirfd, name, &u.fh, mount_id, flags))
 		return -errno;
 	*lh = (struct local_handle){ .len = (uint16_t)u.fh.handle_bytes, .type = u.fh.handle_type };
 	memcpy(lh->bytes, u.fh.f_handle, lh->len);
 	return 0;
+}
+
+int local_handle_and_mount(int fd, struct local_handle *lh, int *mount_id)
+{
+	return handle_at(fd, "", AT_EMPTY_PATH, lh, mount_id);
 }
 
 int local_handle_of(int fd, struct local_handle *lh)
@@ -68,6 +73,20 @@ int local_handle_of(int fd, struct local_handle *lh)
 	int mount_id;
 
 	return local_handle_and_mount(fd, lh, &mount_id);
+}
+
+int local_handle_at(int dirfd, const char *name, struct local_handle *lh)
+{
+	int mount_id;
+
+	return handle_at(dirfd, name, 0, lh, &mount_id);
+}
+
+bool local_handle_same(const struct local_handle *a, const struct local_handle *b)
+{
+	if (a->type == b->type && a->len == b->len)
+		return !memcmp(a->bytes, b->bytes, a->len);
+	return local_handle_hash(a) == local_handle_hash(b);
 }
 
 int local_handle_open(struct handles *h, const struct local_handle *lh, int flags)

@@ -382,6 +382,37 @@ START_TEST(objects_are_found_cold)
 }
 END_TEST
 
+/* An entry that was left of an object that is gone claims the inode number of another one. */
+START_TEST(inode_numbers_are_used_again)
+{
+	struct env e;
+	struct hentry he;
+	struct attr a;
+	env_open(&e, _i);
+	struct attr f = env_mk(&e, HANDLE_ROOT, "f", S_IFREG | 0644);
+	ck_assert_int_eq(index_get(e.h, f.id, &he), 0);
+	he.lh.bytes[7] ^= 1;
+	ck_assert_int_eq(ids_next(e.h, &he.id), 0);
+	env_restart(&e, false);
+	ck_assert_int_eq(index_put(e.h, &he), 0);
+	ck_assert_int_eq(env_lookup(&e, HANDLE_ROOT, "f", &a), 0);
+	ck_assert_uint_eq(a.id, f.id);
+	ck_assert_int_eq(index_get(e.h, he.id, &he), -ESTALE);
+	/* one that somebody made while nobody looked */
+	ck_assert_int_eq(env_sh("touch %s/new", e.root), 0);
+	struct stat st;
+	char path[300];
+	snprintf(path, sizeof(path), "%s/new", e.root);
+	ck_assert_int_eq(stat(path, &st), 0);
+	he.ino = st.st_ino;
+	ck_assert_int_eq(index_put(e.h, &he), 0);
+	ck_assert_int_eq(env_lookup(&e, HANDLE_ROOT, "new", &a), 0);
+	ck_assert_uint_ne(a.id, he.id);
+	env_release(&e, env_open_file(&e, a.id, O_RDONLY));
+	env_close(&e);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("local");
@@ -398,6 +429,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, rename_moves_replaces_and_exchanges, 0, ENV_FS);
 	tcase_add_loop_test(t, hidden_names, 0, ENV_FS);
 	tcase_add_loop_test(t, objects_are_found_cold, 0, ENV_FS);
+	tcase_add_loop_test(t, inode_numbers_are_used_again, 0, ENV_FS);
 	suite_add_tcase(s, t);
 	return s;
 }

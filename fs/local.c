@@ -7,6 +7,7 @@
  */
 #include "fs/local_int.h"
 
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <linux/openat2.h>
@@ -183,6 +184,14 @@ static int open_descriptors(struct local *l)
 
 static const struct volume_limits no_limits;
 
+/* Idle descriptors: as many as wanted, but the rest of the process needs some too. */
+static unsigned idle_bound(unsigned want)
+{
+	struct rlimit rl;
+	bool few = !getrlimit(RLIMIT_NOFILE, &rl) && rl.rlim_cur / 4 < want;
+	return (few ? (unsigned)(rl.rlim_cur / 4) : want) / OBJ_SHARDS + 1;
+}
+
 int local_new(const struct local_config *cfg, struct layer **out)
 {
 	struct local *l = calloc(1, sizeof(*l));
@@ -197,7 +206,7 @@ int local_new(const struct local_config *cfg, struct layer **out)
 		l->cfg.dir_cache_bytes = DIR_CACHE_DEFAULT;
 	if (!l->cfg.fd_cache)
 		l->cfg.fd_cache = OBJ_CACHE_DEFAULT;
-	l->idle_max = l->cfg.fd_cache / OBJ_SHARDS + 1;
+	l->idle_max = idle_bound(l->cfg.fd_cache);
 	pthread_mutex_init(&l->adopt_lock, NULL);
 	pthread_mutex_init(&l->creating_lock, NULL);
 	pthread_cond_init(&l->creating_done, NULL);

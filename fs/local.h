@@ -18,7 +18,8 @@ struct local_config {
 	struct objlocks *locks;		/* borrowed */
 	unsigned char dir_key[16];	/* the volume's readdir hash key */
 	size_t dir_cache_bytes;		/* snapshots of directories kept in memory; 0 = default (64 MiB) */
-	unsigned fd_cache;		/* descriptors kept open for objects used lately; 0 = default (2,048) */
+	unsigned fd_cache;		/* descriptors kept open for objects used lately; 0 = default (2,048); at most a quarter of
+					   RLIMIT_NOFILE at the start */
 	const struct volume_limits *limits;	/* borrowed, read at every change: whoever owns them may narrow them; NULL = none */
 	/* May an unmarked object that turns up under the backing directory be adopted (primary), or is it hidden (standby)? Called
 	 * with the parent's id and name before it gets an id; NULL = adopt. */

@@ -326,6 +326,18 @@ START_TEST(few_descriptors)
 		env_attr(&e, ids[i]);
 		env_release(&e, env_open_file(&e, ids[i], O_RDWR));
 	}
+	/* started with few, the cache leaves some to others */
+	few.rlim_cur = 300;
+	setrlimit(RLIMIT_NOFILE, &few);
+	env_restart(&e, false);
+	for (unsigned i = 0; i < 220; i++)
+		env_attr(&e, ids[i]);
+	int fds[100], n = 0;
+	while (n < 100 && (fds[n] = dup(e.root_fd)) >= 0)
+		n++;
+	ck_assert_int_eq(n, 100);
+	while (n)
+		close(fds[--n]);
 	setrlimit(RLIMIT_NOFILE, &old);
 	env_close(&e);
 }

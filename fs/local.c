@@ -12,6 +12,12 @@
 #include <sys/sysmacros.h>
 #include <linux/openat2.h>
 
+#ifdef SYS_fchmodat2
+#define SYS_FCHMODAT2 SYS_fchmodat2
+#else
+#define SYS_FCHMODAT2 452	/* the same on all architectures but alpha */
+#endif
+
 int local_reopen(struct local *l, int fd, int flags)
 {
 	char n[16];
@@ -31,6 +37,20 @@ int local_openat(struct local *l, int dirfd, const char *name, int flags, mode_t
 	if (r < 0 && (errno == EMFILE || errno == ENFILE) && obj_shrink(l))
 		r = syscall(SYS_openat2, dirfd, name, &how, sizeof(how));
 	return r < 0 ? -errno : (int)r;
+}
+
+int local_chmod(struct local *l, int fd, uint32_t mode)
+{
+	static _Atomic bool missing;	/* Linux < 6.6 */
+	char n[16];
+	if (!missing) {
+		int r = (int)syscall(SYS_FCHMODAT2, fd, "", mode & 07777, AT_EMPTY_PATH);
+		if (!r || errno != ENOSYS)
+			return r;
+		missing = true;
+	}
+	snprintf(n, sizeof(n), "%d", fd);
+	return fchmodat(l->proc_fd, n, mode & 07777, 0);
 }
 
 int local_statx(int dirfd, const char *name, struct statx *stx)
@@ -153,7 +173,7 @@ static int pin(struct local *l, uint64_t id, int dirfd, const char *name, struct
 		return fd;
 	int err = local_statx(fd, "", &stx);
 	if (!err)
-		err = obj_insert(l, id, fd, stx.stx_ino, S_IFDIR, false, out);
+		err = obj_insert(l, id, fd, stx.stx_ino, S_IFDIR, local_has_defacl(fd) ? HENTRY_DEFACL : 0, out);
 	if (!err)
 		steal_fd(&fd);
 	return err;

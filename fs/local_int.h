@@ -39,6 +39,7 @@ enum {
 	DIR_CACHE_DEFAULT = 64 << 20,	/* bytes of snapshots kept */
 	LIMBO_NAME_MAX = 17,		/* an id in hex, and NUL */
 };
+static const uint32_t OBJ_NOCAPS = UINT32_C(1) << 31;	/* beside the HENTRY flags of obj_insert */
 
 /* ---- objects ---- */
 
@@ -55,6 +56,7 @@ struct obj {
 	_Atomic bool tmp;		/* HENTRY_TMPFILE */
 	_Atomic bool ours;		/* and made by local_tmpfile(): goes with its last open. A replayed one goes by an op */
 	_Atomic bool defacl;		/* a directory with a default ACL */
+	_Atomic bool nocaps;		/* surely without security.capability: made here, and nobody has tried to set one since */
 	struct obj *next;		/* in its bucket */
 	struct obj *prev_idle, *next_idle;
 };
@@ -109,8 +111,9 @@ bool obj_pinned(struct local *l, uint64_t id, uint64_t ino);
 /* As obj_get, and -ENOTDIR when it is no directory. */
 int obj_get_dir(struct local *l, uint64_t id, struct obj **out);
 void obj_put(struct obj *o);
-/* Makes the object behind FD (O_PATH, ownership taken on success) findable; *OUT has a reference. */
-int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp, struct obj **out);
+/* Makes the object behind FD (O_PATH, ownership taken on success) findable; *OUT has a reference. FLAGS: HENTRY_TMPFILE, HENTRY_DEFACL,
+ * OBJ_NOCAPS. */
+int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, uint32_t flags, struct obj **out);
 /* The last name of ID is gone: forgets it and its index entry, unless it is open (then when the last open ends). */
 void obj_drop(struct local *l, uint64_t id);
 /* One more open; needs a reference of the caller, takes its own. -ESTALE when it lost its last name and nobody has it open. */
@@ -197,12 +200,8 @@ static inline void unsteady_end(struct unsteady *u)
 #define auto_unsteady __attribute__((cleanup(unsteady_end), unused))
 /* Clears setuid, and setgid when the group may execute. MODE: now. */
 int local_kill_priv(struct lifted *lf, const struct call *c, struct obj *o, uint32_t mode, uint32_t gid, bool *killed);
-static inline int local_chmod(struct local *l, int fd, uint32_t mode)
-{
-	char n[16];
-	snprintf(n, sizeof(n), "%d", fd);
-	return fchmodat(l->proc_fd, n, mode & 07777, 0);
-}
+/* fchmod for any descriptor, O_PATH too; not for symlinks. */
+int local_chmod(struct local *l, int fd, uint32_t mode);
 
 int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, struct attr *out);
 int local_setattr(struct layer *layer, struct call *c, uint64_t id, struct file *f, const struct setattr *s, struct attr *out);
@@ -222,6 +221,7 @@ int local_identify(struct local *l, struct obj *p, const char *name, struct stat
 int local_parent_of(struct local *l, struct obj *o, uint64_t *id);
 /* Sub-directories of ours (marked) that are there now: unmarked ones are counted when they are adopted. */
 int local_count_subdirs(struct local *l, int dirfd, bool root, uint32_t *n);
+/* FD: of a directory; O_PATH is fine, others are cheaper. */
 bool local_has_defacl(int fd);
 void local_creating_begin(struct local *l, uint64_t parent);
 void local_creating_end(struct local *l, uint64_t parent);

@@ -24,7 +24,7 @@ struct making {
 	bool existed;			/* left over from a crash: accepted */
 	bool made;
 	int fd;				/* O_PATH; owned */
-	int rw;				/* regular files: O_RDWR, or -1; owned */
+	int rw;				/* of what was made: regular files O_RDWR, directories O_RDONLY, others -1; owned */
 	struct statx stx;
 	struct statx ps;		/* the parent, before */
 	struct hentry e;
@@ -38,6 +38,9 @@ static void making_end(struct making *m)
 		close(m->rw);
 }
 #define auto_making __attribute__((cleanup(making_end)))
+
+/* What system calls are made on: an O_PATH descriptor costs some of them a way through /proc. */
+static int best_fd(const struct making *m) { return m->rw >= 0 ? m->rw : m->fd; }
 
 static int check_create(const struct local *l, const struct obj *p, const char *name, const struct create *cr)
 {
@@ -72,8 +75,8 @@ static int make_regular(struct making *m, mode_t mode)
 		return rw;
 	m->rw = rw;
 	m->made = true;
-	m->fd = local_reopen(m->l, rw, O_PATH);
-	return m->fd < 0 ? m->fd : local_statx(m->fd, "", &m->stx);
+	m->fd = m->name ? local_openat(m->l, m->p->fd, m->name, O_PATH, 0) : local_reopen(m->l, rw, O_PATH);
+	return m->fd < 0 ? m->fd : local_statx(rw, "", &m->stx);
 }
 
 static int make_other(struct making *m, mode_t mode)
@@ -88,7 +91,11 @@ static int make_other(struct making *m, mode_t mode)
 	if (err)
 		return err;
 	m->made = true;
-	return make_open(m);
+	err = make_open(m);
+	if (err || m->type != S_IFDIR)
+		return err;
+	m->rw = local_openat(m->l, m->p->fd, m->name, O_RDONLY | O_DIRECTORY, 0);
+	return m->rw < 0 ? m->rw : 0;
 }
 
 /* An unmarked object of that name and type, left by a crash between its creation and its mark, is what was to be created. */
@@ -139,12 +146,12 @@ static int set_owner_and_mode(struct making *m)
 		gid = m->ps.stx_gid;
 	bool chowned = m->stx.stx_uid != c->uid || m->stx.stx_gid != gid;
 	if (chowned)
-		err = TRY(fchownat(m->fd, "", c->uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+		err = TRY(fchownat(best_fd(m), "", c->uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 	if (!err && m->cr->exact && m->p->defacl && m->type != S_IFLNK)
 		err = remove_acls(m);
 	bool differs = (chowned && mode & (S_ISUID | S_ISGID)) || mode != (m->stx.stx_mode & 07777u) || (m->cr->exact && m->p->defacl);
 	if (!err && differs && m->type != S_IFLNK)
-		err = TRY(local_chmod(m->l, m->fd, mode));
+		err = TRY(local_chmod(m->l, best_fd(m), mode));
 	return err;
 }
 
@@ -164,30 +171,35 @@ static int drop_flags(struct making *m)
 	if (m->rw >= 0)
 		return local_drop_inherited_flags(m->rw);
 	if (m->type != S_IFDIR)
-		return 0;
+		return 0;	/* what a crash left: its flags are part of it by now */
 	auto_fd int fd = local_reopen(m->l, m->fd, O_RDONLY);
 	return fd < 0 ? fd : local_drop_inherited_flags(fd);
+}
+
+static int set_both_times(int fd, bool opath, struct timespec t)
+{
+	const struct timespec ts[2] = { t, t };
+	return TRY(opath ? utimensat(fd, "", ts, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) : futimens(fd, ts));
 }
 
 static int dress(struct making *m)
 {
 	struct local *l = m->l;
 	struct timespec stamp = local_stamp(l, m->c);
-	const struct timespec ts[2] = { stamp, stamp };
 	int err = drop_flags(m);
 	if (!err)
 		err = set_owner_and_mode(m);
 	if (!err)
-		err = mark_set(l->cfg.handles, m->fd, m->id, &m->e);
+		err = mark_set(l->cfg.handles, best_fd(m), m->id, &m->e);
 	if (!err)
-		err = TRY(utimensat(m->fd, "", ts, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+		err = set_both_times(best_fd(m), m->rw < 0, stamp);
 	if (!err && !m->name)
 		err = enter_limbo(m);
 	if (err)
 		return err;
 	m->e.type = m->type;
 	m->e.ctime = stamp;
-	if (m->type == S_IFDIR && local_has_defacl(m->fd))
+	if (m->type == S_IFDIR && local_has_defacl(best_fd(m)))
 		m->e.flags |= HENTRY_DEFACL;
 	if (m->type == S_IFREG && (!m->name || m->p->id == HANDLE_LIMBO))
 		m->e.flags |= HENTRY_TMPFILE;
@@ -212,6 +224,20 @@ static void unmake(struct making *m)
 	if (err && m->c->effect)
 		m->c->effect->changed = true;
 	index_del(m->l->cfg.handles, m->id);
+}
+
+/* Attributes as they are now, through the descriptor that stays; it must be of what was made, whatever has become of the name. */
+static int look_again(struct making *m)
+{
+	int err = local_statx(m->fd, "", &m->stx);
+	if (err || m->stx.stx_ino == m->e.ino)
+		return err;
+	int fd = local_reopen(m->l, best_fd(m), O_PATH);
+	if (fd < 0)
+		return fd;
+	close(m->fd);
+	m->fd = fd;
+	return local_statx(fd, "", &m->stx);
 }
 
 static int choose_id(struct making *m)
@@ -243,9 +269,9 @@ static int make_whole(struct making *m, struct obj **o)
 		err = dress(m);
 	}
 	if (!err)
-		err = local_statx(m->fd, "", &m->stx);
+		err = look_again(m);
 	if (!err)
-		err = obj_insert(l, m->id, m->fd, m->e.ino, m->type, m->e.flags & HENTRY_TMPFILE, o);
+		err = obj_insert(l, m->id, m->fd, m->e.ino, m->type, m->e.flags | (m->existed ? 0 : OBJ_NOCAPS), o);
 	if (!err)
 		steal_fd(&m->fd);
 	if (err)

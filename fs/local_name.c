@@ -135,6 +135,9 @@ int local_count_subdirs(struct local *l, int dirfd, bool root, uint32_t *n)
 
 bool local_has_defacl(int fd)
 {
+	ssize_t n = fgetxattr(fd, "system.posix_acl_default", NULL, 0);
+	if (n >= 0 || errno != EBADF)
+		return n > 0;
 	struct fd_path p = fd_path(fd);
 	return getxattr(p.s, "system.posix_acl_default", NULL, 0) > 0;
 }

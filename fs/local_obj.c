@@ -161,14 +161,13 @@ static int load(struct local *l, uint64_t id, struct hentry *e, struct statx *st
 	return steal_fd(&fd);
 }
 
-static struct obj *obj_alloc(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp)
+static struct obj *obj_alloc(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, uint32_t flags)
 {
 	struct obj *o = calloc(1, sizeof(*o));
 	if (!o)
 		return NULL;
-	*o = (struct obj){ .l = l, .id = id, .ino = ino, .type = type, .fd = fd, .refs = 1, .tmp = tmp };
-	if (type == S_IFDIR)
-		o->defacl = local_has_defacl(fd);
+	*o = (struct obj){ .l = l, .id = id, .ino = ino, .type = type, .fd = fd, .refs = 1, .tmp = flags & HENTRY_TMPFILE,
+			   .defacl = flags & HENTRY_DEFACL, .nocaps = flags & OBJ_NOCAPS };
 	return o;
 }
 
@@ -188,11 +187,11 @@ static struct obj *add(struct obj_shard *s, unsigned bucket, struct obj *new, st
 	return new;
 }
 
-int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, bool tmp, struct obj **out)
+int obj_insert(struct local *l, uint64_t id, int fd, uint64_t ino, uint32_t type, uint32_t flags, struct obj **out)
 {
 	unsigned bucket;
 	struct obj_shard *s = shard_of(l, id, &bucket);
-	struct obj *loser, *new = obj_alloc(l, id, fd, ino, type, tmp);
+	struct obj *loser, *new = obj_alloc(l, id, fd, ino, type, flags);
 	if (!new)
 		return -ENOMEM;
 	pthread_mutex_lock(&s->lock);
@@ -232,7 +231,8 @@ static int get_cold(struct local *l, struct obj_shard *s, unsigned bucket, uint6
 	auto_fd int fd = load(l, id, &e, &stx);
 	if (fd < 0)
 		return fd;
-	struct obj *loser = NULL, *new = obj_alloc(l, id, fd, stx.stx_ino, e.type, e.flags & HENTRY_TMPFILE);
+	uint32_t flags = (e.flags & HENTRY_TMPFILE) | (e.type == S_IFDIR && local_has_defacl(fd) ? HENTRY_DEFACL : 0);
+	struct obj *loser = NULL, *new = obj_alloc(l, id, fd, stx.stx_ino, e.type, flags);
 	if (!new)
 		return -ENOMEM;
 	steal_fd(&fd);

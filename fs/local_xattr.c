@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #define DEFACL_XATTR "system.posix_acl_default"
+#define CAPS_XATTR "security.capability"	/* the kernel asks for it before the first write to a file */
 
 ssize_t local_getxattr(struct layer *layer, struct call *c, uint64_t id, const char *name, void *value, size_t size)
 {
@@ -19,6 +20,8 @@ ssize_t local_getxattr(struct layer *layer, struct call *c, uint64_t id, const c
 	int err = obj_get(to_local(layer), id, &o);
 	if (err)
 		return err;
+	if (o->nocaps && !strcmp(name, CAPS_XATTR))
+		return -ENODATA;
 	struct fd_path p = fd_path(o->fd);
 	ssize_t n = getxattr(p.s, name, value, size);
 	return n < 0 ? -errno : n;
@@ -133,6 +136,8 @@ int local_setxattr(struct layer *layer, struct call *c, uint64_t id, const char 
 		err = check_limits(l, o, name, size);
 	if (err)
 		return err;
+	if (!strcmp(name, CAPS_XATTR))
+		o->nocaps = false;
 	struct fd_path p = fd_path(o->fd);
 	auto_lifted struct lifted lf = lift_init(l, c, id, 0);
 	err = TRY_LIFT(&lf, setxattr(p.s, name, value, size, flags));

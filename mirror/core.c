@@ -59,6 +59,16 @@ static void reason(struct core_peer *p, const char *text)
 	snprintf(p->reason, sizeof p->reason, "%s", text);
 }
 
+/* What people call node N. */
+static const char *name_of(const struct core *c, unsigned n)
+{
+	static const char *const numbered[NODE_MAX + 1] = {
+		"node 0", "node 1", "node 2", "node 3", "node 4", "node 5", "node 6", "node 7",
+		"node 8", "node 9", "node 10", "node 11", "node 12", "node 13", "node 14", "node 15",
+	};
+	return c->cfg.name[n] ? c->cfg.name[n] : numbered[n];
+}
+
 static uint16_t members(const struct core *c) { return (uint16_t)(c->rec.sync_set & ~BIT(c->cfg.node)); }
 
 static void record(struct step *s, unsigned what)
@@ -130,7 +140,7 @@ static void drop_fence(struct step *s, unsigned n)
 	}
 	s->c->rec.dropped[n] = DROPPED_RISK;
 	p->drop = DROP_DONE;
-	say(s, LVL_WARN, "peer: node %u: left the sync set unfenced: fence_peer = none takes this risk: don't promote it while this node lives", n);
+	say(s, LVL_WARN, "peer: %s: left the sync set unfenced: fence_peer = none takes this risk: don't promote it while this node lives", name_of(s->c, n));
 }
 
 static void drop_begin(struct step *s, unsigned n)
@@ -211,7 +221,7 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 	if (p->state >= PEER_OPENING)
 		act(s, ACT_CLOSE, n);
 	if (p->state >= PEER_OPENING || (((members(c) | c->ackset) & BIT(n)) && p->drop == DROP_NOT))
-		say(s, LVL_WARN, "peer: node %u: given up: %s", n, why);
+		say(s, LVL_WARN, "peer: %s: given up: %s", name_of(s->c, n), why);
 	p->state = p->connected ? PEER_READY : PEER_DOWN;
 	p->want_level = p->told_level = false;
 	p->retry_ms = s->e->now_ms + RETRY_MS;
@@ -324,7 +334,7 @@ static void refuse(struct step *s, unsigned n, const char *why)
 {
 	struct core_peer *p = &s->c->peer[n];
 	if (p->state != PEER_REFUSED || strcmp(p->reason, why))
-		say(s, LVL_ERROR, "peer: node %u: not followed or led: %s", n, why);
+		say(s, LVL_ERROR, "peer: %s: not followed or led: %s", name_of(s->c, n), why);
 	p->state = PEER_REFUSED;
 	reason(p, why);
 }
@@ -360,19 +370,19 @@ static void judge_peer(struct step *s, unsigned n)
 		return;
 	enum lineage_relation r = relation(c, n);
 	if (r == LINEAGE_BEHIND && !gave_up) {
-		say(s, LVL_ERROR, "role: superseded: node %u holds a newer epoch: this node is no longer primary; "
-		    "look at both, then `tandemfs resync --discard-local` on the one that shall lose", n);
+		say(s, LVL_ERROR, "role: superseded: %s holds a newer epoch: this node is no longer primary; "
+		    "look at both, then `tandemfs resync --discard-local' on the one that shall lose", name_of(c, n));
 		c->rec.primary = false;
 		become_standby(s);
 		return;
 	}
 	if (p->hello.flags & NODE_PRIMARY)
 		refuse(s, n, r == LINEAGE_AHEAD ? "it takes itself for the primary still: it will step down" :
-		       "split brain: both nodes are primary: demote one of them, then `tandemfs resync --discard-local` there");
+		       "split brain: both nodes are primary: demote one of them, then `tandemfs resync --discard-local' there");
 	else if (r == LINEAGE_FORK && !gave_up)
-		refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local` on the one that shall lose");
+		refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local' on the one that shall lose");
 	else if ((p->hello.flags & NODE_TAIL) && !gave_up)
-		refuse(s, n, "it was primary and may hold changes that nobody received: `tandemfs resync --discard-local` there moves them to lost/");
+		refuse(s, n, "it was primary and may hold changes that nobody received: `tandemfs resync --discard-local' there moves them to lost/");
 	else
 		open_peer(s, n);
 }
@@ -407,26 +417,34 @@ static unsigned live_primary(const struct core *c)
 	return 0;
 }
 
-static bool newer_epoch_seen(const struct core *c)
+/* A node that has an epoch which we lack, and has not given it up; 0 = none. *FORK: we have one that it lacks, too. */
+static unsigned newer_epoch_seen(const struct core *c, bool *fork)
 {
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		if (!c->peer[n].answered || !c->rec.nlineage)
 			continue;
 		enum lineage_relation r = relation(c, n);
-		if (r == LINEAGE_BEHIND || (r == LINEAGE_FORK && !(c->peer[n].hello.flags & NODE_DISCARD)))
-			return true;
+		*fork = r == LINEAGE_FORK;
+		if (r == LINEAGE_BEHIND || (*fork && !(c->peer[n].hello.flags & NODE_DISCARD)))
+			return n;
 	}
-	return false;
+	return 0;
 }
 
 const char *core_promotion_refusal(const struct core *c, bool fenced, bool force, char *buf, size_t size)
 {
-	unsigned lp = live_primary(c);
+	unsigned lp = live_primary(c), newer;
+	bool fork;
 
 	if (c->role != CORE_STANDBY && c->role != CORE_PRIMARY)
 		return "a promotion is under way";
 	if (force || c->role == CORE_PRIMARY)
 		return NULL;
+	if (lp && (c->rec.inconsistent || c->rec.outdated)) {
+		snprintf(buf, size, "%s is primary, and this node is %s: wait until `tandemfs status' here says OK, then `tandemfs demote' there; "
+			 "or take the loss with --force", name_of(c, lp), c->rec.inconsistent ? "inconsistent" : "outdated");
+		return buf;
+	}
 	if (c->rec.inconsistent)
 		return "this node is inconsistent: a comparison has begun and not ended; let it end, or take the loss with --force";
 	if (c->unknown)
@@ -435,13 +453,18 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 		return "this node is outdated: others hold acknowledged changes that it lacks; promote one of them, or take the loss with --force";
 	if (!c->rec.nlineage) {
 		if (lp) {
-			snprintf(buf, size, "node %u is primary: this node has not been made level yet", lp);
+			snprintf(buf, size, "%s is primary: this node has not been made level yet; wait until `tandemfs status' says so", name_of(c, lp));
 			return buf;
 		}
 		return NULL;
 	}
-	if (newer_epoch_seen(c))
-		return "another node holds changes that this one lacks (a newer epoch); promote that one, or take the loss with --force";
+	newer = newer_epoch_seen(c, &fork);
+	if (newer) {
+		snprintf(buf, size, fork ? "split brain: this node and %s each hold changes that the other lacks: "
+			 "`tandemfs resync --discard-local' on the one that shall lose, then promote the other" :
+			 "%s holds changes that this node lacks: promote %s, or take the loss with --force", name_of(c, newer), name_of(c, newer));
+		return buf;
+	}
 	bool last_primary = c->rec.was_primary && (!members(c) || others_answered(c));
 	if (last_primary)
 		return NULL;
@@ -455,7 +478,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	if (c->cfg.fence == FENCE_HOOK)
 		return NULL;
 	if (lp) {
-		snprintf(buf, size, "node %u is primary and alive: `tandemfs demote` there first (or stop it and say --fenced)", lp);
+		snprintf(buf, size, "%s is primary and alive: `tandemfs demote' there first (or stop it and say --fenced)", name_of(c, lp));
 		return buf;
 	}
 	return "nobody has made sure that the old primary is stopped: stop it, then say --fenced (fence_peer = none)";
@@ -560,7 +583,7 @@ static void on_fenced(struct step *s)
 	if (s->e->ok) {
 		drop_settled(s, s->e->peer, DROPPED_FENCED);
 	} else {
-		say(s, LVL_ERROR, "peer: node %u: fence_peer outdate failed: acknowledgements wait; trying again", s->e->peer);
+		say(s, LVL_ERROR, "peer: %s: fence_peer outdate failed: acknowledgements wait; trying again", name_of(s->c, s->e->peer));
 		p->drop = DROP_RETRY;
 		p->since_ms = s->e->now_ms;
 	}
@@ -640,9 +663,9 @@ static void on_peer_up(struct step *s)
 	enum lineage_relation r = relation(c, n);
 	if ((p->hello.flags & NODE_PRIMARY) && !c->discard && !c->rec.keep_lost) {
 		if (has_tail(c) && (r == LINEAGE_BEHIND || r == LINEAGE_SAME))
-			refuse(s, n, "this node was primary and may hold changes that nobody received: `tandemfs resync --discard-local` here moves them to lost/ and follows");
+			refuse(s, n, "this node was primary and may hold changes that nobody received: `tandemfs resync --discard-local' here moves them to lost/ and follows");
 		else if (r == LINEAGE_FORK)
-			refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local` on the one that shall lose");
+			refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local' on the one that shall lose");
 	}
 	try_resume(s);
 }
@@ -662,7 +685,7 @@ static void on_peer_down(struct step *s)
 	if (c->following == (int)n) {
 		c->following = 0;
 		act(s, ACT_UNFOLLOW, n);
-		say(s, LVL_WARN, "peer: node %u: lost the primary: %s", n, s->e->text ? s->e->text : "connection lost");
+		say(s, LVL_WARN, "peer: %s: lost the primary: %s", name_of(s->c, n), s->e->text ? s->e->text : "connection lost");
 	}
 	shrink_check(s);
 }
@@ -671,7 +694,7 @@ static void on_goodbye(struct step *s)
 {
 	struct core *c = s->c;
 	if (c->role == CORE_PRIMARY) {
-		say(s, LVL_INFO, "peer: node %u: leaves in order", s->e->peer);
+		say(s, LVL_INFO, "peer: %s: leaves in order", name_of(s->c, s->e->peer));
 		peer_lost(s, s->e->peer, "it was stopped", s->e->flag);
 	}
 }
@@ -687,11 +710,11 @@ static void on_stream_up(struct step *s)
 	if (p->full) {
 		p->state = PEER_COMPARING;
 		act(s, ACT_COMPARE, s->e->peer);
-		say(s, LVL_INFO, "peer: node %u: full comparison begins", s->e->peer);
+		say(s, LVL_INFO, "peer: %s: full comparison begins", name_of(s->c, s->e->peer));
 	} else {
 		p->state = PEER_STREAMING;
 		p->stream_target = s->e->queue_last;
-		say(s, LVL_INFO, "peer: node %u: goes on from the queue", s->e->peer);
+		say(s, LVL_INFO, "peer: %s: goes on from the queue", name_of(s->c, s->e->peer));
 	}
 }
 
@@ -704,7 +727,7 @@ static void on_compared(struct step *s)
 		peer_lost(s, s->e->peer, s->e->text ? s->e->text : "the comparison failed", false);
 		return;
 	}
-	say(s, LVL_INFO, "peer: node %u: compared: equal", s->e->peer);
+	say(s, LVL_INFO, "peer: %s: compared: equal", name_of(s->c, s->e->peer));
 	p->no_stream = false;
 	p->want_level = true;
 	grow_check(s);
@@ -720,7 +743,7 @@ static void on_levelled(struct step *s)
 		return;
 	}
 	p->state = PEER_LEVEL;
-	say(s, LVL_INFO, "peer: node %u: level: it is in the sync set", s->e->peer);
+	say(s, LVL_INFO, "peer: %s: level: it is in the sync set", name_of(s->c, s->e->peer));
 }
 
 /* ---- events: a standby follows ---- */
@@ -736,7 +759,7 @@ static bool may_be_led_by(const struct core *c, unsigned n, const char **why)
 	else if (!(c->peer[n].hello.flags & NODE_PRIMARY) && r != LINEAGE_SAME && r != LINEAGE_BEHIND && r != LINEAGE_BLANK)
 		*why = "it was not primary when it said hello";
 	else if (has_tail(c) && !gave_up)
-		*why = "this node may hold changes that nobody received: `tandemfs resync --discard-local` here";
+		*why = "this node may hold changes that nobody received: `tandemfs resync --discard-local' here";
 	else if (r == LINEAGE_AHEAD && !gave_up)
 		*why = "this node holds a newer epoch";
 	else if (r == LINEAGE_FORK && !gave_up)
@@ -784,14 +807,14 @@ static void on_msg_level(struct step *s)
 	struct core *c = s->c;
 	unsigned n = s->e->peer;
 	if (c->following != (int)n || c->rec.inconsistent) {
-		say(s, LVL_WARN, "peer: node %u: says that this node is level, which %s: ignored", n,
+		say(s, LVL_WARN, "peer: %s: says that this node is level, which %s: ignored", name_of(s->c, n),
 		    c->rec.inconsistent ? "is inconsistent" : "does not follow it");
 		return;
 	}
 	c->level = true;
 	c->rec.outdated = c->presumed_outdated = false;
 	c->peer[n].state = PEER_LEVEL;
-	say(s, LVL_INFO, "role: this node is level with node %u", n);
+	say(s, LVL_INFO, "role: this node is level with %s", name_of(c, n));
 	answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, s->e->msg->id);
 }
 
@@ -799,12 +822,12 @@ static void on_msg_outdate(struct step *s)
 {
 	struct core *c = s->c;
 	if (c->role != CORE_STANDBY) {
-		say(s, LVL_WARN, "peer: node %u: asks this node to be outdated while it is primary: ignored", s->e->peer);
+		say(s, LVL_WARN, "peer: %s: asks this node to be outdated while it is primary: ignored", name_of(s->c, s->e->peer));
 		return;
 	}
 	c->rec.outdated = true;
 	c->level = false;
-	say(s, LVL_WARN, "role: this node is outdated: node %u goes on without it", s->e->peer);
+	say(s, LVL_WARN, "role: this node is outdated: %s goes on without it", name_of(s->c, s->e->peer));
 	answer(s, s->e->peer, ANSWER_OUTDATED, FRAME_OUTDATED, s->e->msg->id);
 }
 
@@ -1079,7 +1102,7 @@ static void on_open_refused(struct step *s)
 	p->retry_ms = s->e->now_ms + RETRY_MS;
 	p->no_stream = true;
 	reason(p, s->e->text ? s->e->text : "it refused");
-	say(s, LVL_WARN, "peer: node %u: does not follow: %s", s->e->peer, p->reason);
+	say(s, LVL_WARN, "peer: %s: does not follow: %s", name_of(s->c, s->e->peer), p->reason);
 }
 
 static void on_outdated(struct step *s)

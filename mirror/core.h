@@ -37,6 +37,7 @@ struct core_config {
 	enum fence_mode fence;
 	bool start_last;
 	unsigned peer_timeout_ms, congestion_timeout_ms;
+	const char *name[NODE_MAX + 1];		/* for messages; borrowed; NULL: its number is said */
 };
 
 enum core_role { CORE_STANDBY, CORE_FENCING, CORE_DRAINING, CORE_REIGN, CORE_PRIMARY };

@@ -666,21 +666,41 @@ bool node_may_adopt(void *arg)
 
 /* ---- people ---- */
 
-static void describe_knowledge(struct node *n, char *out, size_t size)
+static const char *node_name(const struct node *n, unsigned p)
+{
+	return n->cfg.peers[p].name ? n->cfg.peers[p].name : "a node that is not configured";
+}
+
+/* A connected node that says of itself that it is primary; 0 = none. */
+static unsigned primary_heard(const struct node *n)
+{
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		if (n->core.peer[p].connected && (n->core.peer[p].hello.flags & NODE_PRIMARY))
+			return p;
+	return 0;
+}
+
+static void describe_knowledge(struct node *n, bool fenced, char *out, size_t size)
 {
 	uint64_t now = clock_mono_ms(), seen = n->core.last_contact_ms;
+	unsigned alive = fenced && !n->core.rec.handed_over ? primary_heard(n) : 0;
 	char contact[80];
 
+	if (!n->core.rec.nlineage || n->core.rec.was_primary) {
+		snprintf(out, size, "%s: nothing is missing", n->core.rec.nlineage ? "this node was the last primary" : "the volume is new");
+		return;
+	}
 	if (seen)
 		snprintf(contact, sizeof contact, "%llu.%03llu s ago", (unsigned long long)(now - seen) / 1000, (unsigned long long)(now - seen) % 1000);
 	else
-		snprintf(contact, sizeof contact, "never in this daemon's life");
-	snprintf(out, size, "last contact with the old primary: %s; last LSN applied here: %llu of reign %llu; %s", contact,
+		snprintf(contact, sizeof contact, "never since this daemon started");
+	snprintf(out, size, "last contact with the old primary: %s; last LSN applied here: %llu of reign %llu; %s%s%s%s", contact,
 		 (unsigned long long)node_lsn(n), (unsigned long long)state_epoch(&n->core.rec).reign,
 		 n->core.rec.handed_over ? "the old primary handed over: nothing is missing" :
 		 n->core.level ? "this node was level: no acknowledged change is missing, only what nobody was promised" :
-		 n->core.rec.was_primary || !n->core.rec.nlineage ? "this node was the last primary: nothing is missing" :
-		 "this node was not level: acknowledged changes may be missing");
+		 "this node was not level: acknowledged changes may be missing",
+		 alive ? "\nwarning: " : "", alive ? node_name(n, alive) : "",
+		 alive ? " still answered as primary: make sure that it is stopped, or demote one of the two now" : "");
 }
 
 int node_promote(struct node *n, bool fenced, bool force, char *text, size_t size)
@@ -694,7 +714,7 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 		snprintf(text, size, "a promotion is under way");
 		return -EBUSY;
 	}
-	describe_knowledge(n, known, sizeof known);
+	describe_knowledge(n, fenced, known, sizeof known);
 	bool was = n->core.role == CORE_PRIMARY;
 	n->promote_state = 1;
 	step_locked(n, &e);
@@ -726,6 +746,23 @@ static int hand_over(struct node *n, bool stopping)
 	return node_event_recorded(n, &e);
 }
 
+/* Who may be promoted after our handover: the members of the sync set. */
+static void describe_successors(struct node *n, char *out, size_t size)
+{
+	auto_lock(&n->core_mu);
+	unsigned found = 0;
+	size_t len = (size_t)snprintf(out, size, "this node is standby now; ");
+
+	for (unsigned p = 1; p <= NODE_MAX; p++) {
+		if (p == n->cfg.core.node || !(n->core.rec.sync_set & 1u << p) || len >= size)
+			continue;
+		len += (size_t)snprintf(out + len, size - len, "%s%s", found++ ? ", " : "", node_name(n, p));
+	}
+	if (len < size)
+		snprintf(out + len, size - len, found ? " %s everything: `tandemfs promote' there" :
+			 "no other node was level: promote this one again, or let another become level first", found > 1 ? "have" : "has");
+}
+
 int node_demote(struct node *n, bool force, char *text, size_t size)
 {
 	pthread_mutex_lock(&n->core_mu);
@@ -737,7 +774,7 @@ int node_demote(struct node *n, bool force, char *text, size_t size)
 	}
 	uint64_t writers = interpose_writers(n->ip);
 	if (writers && !force) {
-		snprintf(text, size, "%llu files are open for writing: close them, or take their next write's error with --force",
+		snprintf(text, size, "files are open for writing (%llu): close them, or take their next write's error with --force",
 			 (unsigned long long)writers);
 		return -EBUSY;
 	}
@@ -747,7 +784,7 @@ int node_demote(struct node *n, bool force, char *text, size_t size)
 		snprintf(text, size, "the handover failed: %s: this node stays primary", strerror(-err));
 		return err;
 	}
-	snprintf(text, size, "this node is standby now; its last LSN is in the sync set: `tandemfs promote` there");
+	describe_successors(n, text, size);
 	return 0;
 }
 
@@ -765,7 +802,7 @@ int node_resync_local(struct node *n, bool discard, char *text, size_t size)
 	for (unsigned p = 1; p <= NODE_MAX; p++)
 		split |= n->core.peer[p].state == PEER_REFUSED;
 	if (!discard && ((flags & NODE_TAIL) || split)) {
-		snprintf(text, size, "this node may hold changes that the others lack: `tandemfs resync --discard-local` moves them to .tandemfs/lost/ and follows");
+		snprintf(text, size, "this node may hold changes that the others lack: `tandemfs resync --discard-local' moves them to .tandemfs/lost/ and follows");
 		return -EPERM;
 	}
 	atomic_store(&n->from_instance, 0);
@@ -776,8 +813,9 @@ int node_resync_local(struct node *n, bool discard, char *text, size_t size)
 			if (n->core.peer[p].connected)
 				link_reset(n->links, p, "a full comparison is wanted");
 	}
-	snprintf(text, size, discard ? "this node follows; versions that lose are kept in .tandemfs/lost/: see `tandemfs status`" :
-		 "a full comparison was asked for: see `tandemfs status`");
+	snprintf(text, size, "%s%s", !discard ? "a full comparison was asked for: see `tandemfs status'" :
+		 primary_heard(n) ? "this node follows the primary" : "no primary is heard: this node follows the next one",
+		 discard ? "; versions that only it has are kept in .tandemfs/lost/ of its backing directory" : "");
 	return 0;
 }
 

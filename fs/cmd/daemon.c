@@ -164,6 +164,7 @@ static int build_node(struct daemon *d)
 		if (!c->nodes[p].number)
 			continue;
 		n.peers[p] = (struct link_peer){ .node = p, .name = c->nodes[p].name, .address = c->nodes[p].address };
+		n.core.name[p] = c->nodes[p].name;
 		if (p != c->self)
 			n.core.peers |= (uint16_t)(1u << p);
 	}

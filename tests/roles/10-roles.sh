@@ -20,7 +20,7 @@ lacks_flag() { ! flag "$@"; }
 
 # ---- promotion ----
 check "promote on a primary does nothing and succeeds" tfs alpha promote
-refused "a standby whose primary lives is not promoted" "node 1 is primary and alive" beta promote
+refused "a standby whose primary lives is not promoted" "alpha is primary and alive" beta promote
 check_fails "the standby refuses changes" touch "$B/x"
 is "... with EROFS" "$(touch "$B/x" 2>&1 | grep -c 'Read-only file system')" 1
 echo one >"$A/f" && sync "$A/f"

@@ -8,9 +8,22 @@
 #include "fs/base/key.h"
 #include "fs/cmd/cmd.h"
 #include "fs/cmd/control.h"
+#include "fs/cmd/volume.h"
 
 /* How long a change of role may take: draining a full queue to a slow disk, a fence program. */
 enum { ROLE_TIMEOUT_MS = 600000 };
+
+/* Who wants to unmount what a killed daemon left is helped; all others must start one. */
+static int no_daemon(const char *what, const struct volume_conf *c)
+{
+	if (strcmp(what, "umount"))
+		return cmd_fail("%s: no daemon of volume %s answers at %s: start it with `tandemfs mount %s'", what, c->name, c->control_socket,
+				c->name);
+	if (!volume_clear_dead_mount(c->mount_point))
+		return cmd_fail("umount: no daemon of volume %s answers at %s: nothing to unmount", c->name, c->control_socket);
+	printf("%s: its daemon had died: the mount that it left at %s is removed\n", c->name, c->mount_point);
+	return EXIT_OK;
+}
 
 /* Sends REQUEST (stolen) and prints the response. */
 static int request(const struct cmd_line *l, const struct volume_conf *c, json_t *req, bool wait_end)
@@ -20,12 +33,13 @@ static int request(const struct cmd_line *l, const struct volume_conf *c, json_t
 
 	int r = control_call(c->control_socket, req, ROLE_TIMEOUT_MS, wait_end, &res);
 	if (r == -ENOENT || r == -ECONNREFUSED)
-		return cmd_fail("%s: no daemon of volume %s answers at %s: start it with `tandemfs mount %s'", what, c->name, c->control_socket,
-				c->name);
+		return no_daemon(what, c);
 	if (r == -ECONNRESET)
 		return cmd_fail("%s: the daemon ended before it answered: see its log", what);
+	if (r == -EACCES || r == -EPERM)
+		return cmd_fail("%s: %s: %s: run this as root", what, c->control_socket, strerror(-r));
 	if (r)
-		return cmd_fail("%s: %s: %s: is this run as root, and is the daemon alive?", what, c->control_socket, strerror(-r));
+		return cmd_fail("%s: %s: %s: is the daemon alive? see its log", what, c->control_socket, strerror(-r));
 	const char *message = json_string_value(json_object_get(res, "message"));
 	const char *error = json_string_value(json_object_get(res, "error"));
 	const char *hint = json_string_value(json_object_get(res, "hint"));

@@ -42,12 +42,11 @@ int volume_check_caps(char *err, size_t errlen)
 	return 0;
 }
 
-/* A daemon that was killed leaves a mount that answers nothing. (stat() may still be answered, from the kernel's cache.) */
-static void clear_dead_mount(const char *path)
+/* (stat() may still be answered, from the kernel's cache.) */
+bool volume_clear_dead_mount(const char *path)
 {
 	struct statfs st;
-	if (statfs(path, &st) && errno == ENOTCONN)
-		umount2(path, MNT_DETACH);
+	return statfs(path, &st) && errno == ENOTCONN && !umount2(path, MNT_DETACH);
 }
 
 static int make_state_dir(const char *path)
@@ -91,7 +90,7 @@ int volume_open_dirs(const struct volume_conf *c, bool make, struct volume *v, c
 			    c->name, c->name, c->name);
 	if (r)
 		return fail(r, err, errlen, "%s/lock: %s", c->state_dir, strerror(-r));
-	clear_dead_mount(c->mount_point);
+	volume_clear_dead_mount(c->mount_point);
 	v->root_fd = open(c->backing, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (v->root_fd < 0)
 		return fail(-errno, err, errlen, "backing directory %s: %s: is its file system mounted?", c->backing, strerror(errno));

@@ -36,6 +36,8 @@ void volume_close(struct volume *v);
 
 /* Opens (and locks) the state directory and the backing root only: what `init` needs. MAKE: creates the state directory. */
 int volume_open_dirs(const struct volume_conf *c, bool make, struct volume *v, char *err, size_t errlen);
+/* Removes the mount that a killed daemon left at PATH; false: there is none. */
+bool volume_clear_dead_mount(const char *path);
 /* Is everything there that a daemon needs: capabilities? 0 or -EPERM with one line in ERR. */
 int volume_check_caps(char *err, size_t errlen);
 

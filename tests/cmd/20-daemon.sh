@@ -103,6 +103,12 @@ check "mount after a kill, over the dead mount" t mount home
 is "nothing synced is lost" "$(cat "$M/before" "$M/d/old")" "before
 old"
 is "still the same id" "$(stat -c %i "$M/d/old")" "$id"
+pid=$(t status --json home | jq -r .pid)
+kill -9 "$pid"
+tail --pid="$pid" -f /dev/null
+is "umount removes the mount that a killed daemon left" "$(t umount home)" "home: its daemon had died: the mount that it left at $M is removed"
+fails_with "a second umount finds nothing" "nothing to unmount" umount home
+check "mount after that" t mount home
 check "promote after a kill" t promote home
 check "umount" t umount home
 

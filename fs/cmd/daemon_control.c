@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
@@ -150,6 +151,7 @@ static json_t *status_object(struct daemon *d)
 	json_object_set_new(o, "ops", json_integer((json_int_t)is.ops));
 	json_object_set_new(o, "bytes", json_integer((json_int_t)is.bytes));
 	json_object_set_new(o, "handles", json_pack("{s:I,s:b}", "count", (json_int_t)index_count(d->volume.handles), "rebuilding", rebuilding));
+	json_object_set_new(o, "pid", json_integer(getpid()));
 	json_object_set_new(o, "uptime_ms", json_integer((json_int_t)(clock_mono_ms() - d->started_ms)));
 	json_object_set_new(o, "strangers", json_pack("{s:I,s:I}", "refused", (json_int_t)s->strangers.refused, "malformed",
 			    (json_int_t)s->strangers.malformed));

@@ -57,13 +57,12 @@ static void __attribute__((format(printf, 3, 4))) find(struct verdict *v, enum h
 
 static void judge_peer(struct verdict *v, const json_t *peer, bool primary)
 {
-	const char *state = text_of(peer, "state"), *name = text_of(peer, "name");
+	const char *state = text_of(peer, "state"), *name = text_of(peer, "name"), *why = json_string_value(json_object_get(peer, "reason"));
 
 	if (!strcmp(state, "refused"))
-		find(v, HEALTH_CRITICAL, "%s and this node don't follow each other: %s", name, text_of(peer, "reason"));
+		find(v, HEALTH_CRITICAL, "%s and this node don't follow each other: %s", name, why ? why : "-");
 	else if (primary && strcmp(state, "level"))
-		find(v, HEALTH_WARNING, "%s is not level: %s%s%s", name, state, strcmp(text_of(peer, "reason"), "-") ? ", " : "",
-		     strcmp(text_of(peer, "reason"), "-") ? text_of(peer, "reason") : "");
+		find(v, HEALTH_WARNING, "%s is not level: %s%s%s", name, state, why && *why ? ", " : "", why ? why : "");
 }
 
 static void judge_standby(struct verdict *v, const json_t *flags, bool connected, bool primary_heard, bool has_peers)
@@ -77,10 +76,12 @@ static void judge_standby(struct verdict *v, const json_t *flags, bool connected
 		find(v, HEALTH_WARNING, "was primary and may hold changes that nobody else has: `tandemfs resync --discard-local' sets them aside");
 	if (list_has(flags, "outdated"))
 		find(v, HEALTH_WARNING, "outdated: others may have newer data");
+	if (!primary_heard && has_peers && list_has(flags, "new"))
+		find(v, HEALTH_WARNING, "the volume is new: `tandemfs promote' on the node whose data it shall have");
 	if (!connected && has_peers)
 		find(v, HEALTH_WARNING, "no peer is connected");
 	if (!primary_heard && has_peers)
-		find(v, HEALTH_WARNING, "no node is primary");
+		find(v, HEALTH_WARNING, "no node is primary: `tandemfs promote' one of them");
 }
 
 enum health status_health(const json_t *status, char *why, size_t size)
@@ -172,10 +173,46 @@ static void print_peer(const json_t *p, FILE *out)
 		fprintf(out, "  %-12s %lld connections refused, %lld malformed frames\n", "", number_of(p, "refused"), number_of(p, "malformed"));
 }
 
+/* What NUMBER is called: this node, a peer, or a node that the configuration no longer has. */
+static const char *node_name(const json_t *s, long long number, char out[32])
+{
+	const json_t *peers = json_object_get(s, "peers");
+	size_t i;
+	json_t *p;
+
+	if (number_of(s, "number") == number)
+		return text_of(s, "node");
+	json_array_foreach(peers, i, p)
+		if (number_of(p, "number") == number)
+			return text_of(p, "name");
+	snprintf(out, 32, "node-%lld", number);
+	return out;
+}
+
+/* The reign, and how far its changes have come here: an LSN means something only while a primary makes them. */
+static void print_position(const json_t *s, FILE *out)
+{
+	const json_t *epoch = json_object_get(s, "epoch"), *peers = json_object_get(s, "peers");
+	bool reigns = !strcmp(text_of(s, "role"), "primary");
+	char name[32];
+	size_t i;
+	json_t *p;
+
+	json_array_foreach(peers, i, p)
+		reigns = reigns || json_is_true(json_object_get(p, "primary"));
+	if (!strcmp(text_of(epoch, "reign"), "0"))
+		fputs("  position     nobody has been primary yet", out);
+	else
+		fprintf(out, "  position     reign %s, of %s", text_of(epoch, "reign"), node_name(s, number_of(epoch, "node"), name));
+	if (reigns)
+		fprintf(out, ", LSN %s", text_of(s, "lsn"));
+	fputc('\n', out);
+}
+
 void status_print(const json_t *s, FILE *out)
 {
 	char why[256], bytes[32], max[32];
-	const json_t *epoch = json_object_get(s, "epoch"), *mount = json_object_get(s, "mount"), *queue = json_object_get(s, "queue");
+	const json_t *mount = json_object_get(s, "mount"), *queue = json_object_get(s, "queue");
 	const json_t *handles = json_object_get(s, "handles"), *flags = json_object_get(s, "flags"), *risks = json_object_get(s, "risks");
 	const json_t *peers = json_object_get(s, "peers");
 	size_t i;
@@ -183,11 +220,15 @@ void status_print(const json_t *s, FILE *out)
 
 	enum health h = status_health(s, why, sizeof why);
 	fprintf(out, "%s: %s: %s on %s: %s\n", health_word(h), text_of(s, "volume"), text_of(s, "role"), text_of(s, "node"), why);
+	if (number_of(s, "pid"))
+		fprintf(out, "  daemon       process %lld, started %s\n", number_of(s, "pid"), human_ago(number_of(s, "uptime_ms"), max));
 	fprintf(out, "  uuid         %s\n  mounted at   %s, %lld open for writing\n", text_of(s, "uuid"), text_of(mount, "point"),
 		number_of(mount, "open_writers"));
-	fprintf(out, "  position     reign %s of node %lld, LSN %s\n", text_of(epoch, "reign"), number_of(epoch, "node"), text_of(s, "lsn"));
+	print_position(s, out);
 	fputs("  sync set     ", out);
 	print_list(json_object_get(s, "sync_set"), ", ", out);
+	if (!json_array_size(json_object_get(s, "sync_set")))
+		fputs("nobody", out);
 	fprintf(out, "\n  promises     durability %s, security %s\n", text_of(s, "durability"), text_of(s, "security"));
 	fprintf(out, "  since start  %lld ops, %s; queue %s of %s\n", number_of(s, "ops"), human_bytes(number_of(s, "bytes"), bytes),
 		human_bytes(number_of(queue, "bytes"), max), human_bytes(number_of(queue, "max"), why));
@@ -214,8 +255,12 @@ static int print_check(const struct volume_conf *c, int err, const json_t *statu
 	enum health h;
 
 	if (err == -ENOENT || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -ECONNRESET) {
-		printf("CRITICAL: %s: no daemon answers at %s: %s\n", c->name, c->control_socket, strerror(-err));
+		printf("CRITICAL: %s: no daemon answers at %s: %s: `tandemfs mount %s'\n", c->name, c->control_socket, strerror(-err), c->name);
 		return HEALTH_CRITICAL;
+	}
+	if (err == -EACCES || err == -EPERM) {
+		printf("UNKNOWN: %s: %s: %s: run this as root\n", c->name, c->control_socket, strerror(-err));
+		return HEALTH_UNKNOWN;
 	}
 	if (err || !json_is_object(status)) {
 		printf("UNKNOWN: %s: %s: %s\n", c->name, c->control_socket, strerror(err ? -err : EPROTO));
@@ -230,8 +275,10 @@ static int print_status(const struct cmd_line *l, const struct volume_conf *c, i
 {
 	if (err == -ENOENT || err == -ECONNREFUSED)
 		return cmd_fail("status: no daemon of volume %s answers at %s: start it with `tandemfs mount %s'", c->name, c->control_socket, c->name);
+	if (err == -EACCES || err == -EPERM)
+		return cmd_fail("status: %s: %s: run this as root", c->control_socket, strerror(-err));
 	if (err || !json_is_object(status))
-		return cmd_fail("status: %s: %s: is this run as root, and is the daemon alive?", c->control_socket, strerror(err ? -err : EPROTO));
+		return cmd_fail("status: %s: %s: is the daemon alive? see its log", c->control_socket, strerror(err ? -err : EPROTO));
 	if (!cmd_option(l, "json")) {
 		status_print(status, stdout);
 		return EXIT_OK;

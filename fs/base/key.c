@@ -38,7 +38,7 @@ static int check_private(int fd, const char *path, char *err, size_t errlen)
 	if (fstat(fd, &st))
 		return -errno;
 	if (!S_ISREG(st.st_mode)) {
-		snprintf(err, errlen, "%s: is no regular file: make a key with `tandemfs key --generate'", path);
+		snprintf(err, errlen, "%s: is no regular file: make a key with `tandemfs key --generate NAME'", path);
 		return -EPERM;
 	}
 	if (st.st_uid != 0 && st.st_uid != geteuid()) {
@@ -76,7 +76,7 @@ int key_read(const char *path, unsigned char key[KEY_LEN], char *err, size_t err
 	if (fd < 0) {
 		int e = errno;
 		snprintf(err, errlen, "%s: %s: %s", path, strerror(e),
-			 e == ENOENT ? "copy the key from another node, or make one with `tandemfs key --generate'" : "make it readable for root");
+			 e == ENOENT ? "copy the key from another node, or make one with `tandemfs key --generate NAME'" : "make it readable for root");
 		return -e;
 	}
 	int r = check_private(fd, path, err, errlen);

@@ -146,6 +146,6 @@ int cmdline_parse(const struct subcmd *table, int argc, char **argv, struct cmd_
 		}
 	}
 	if (!r && (l->argc < l->cmd->min_args || l->argc > l->cmd->max_args))
-		r = usage_error("usage: tandemfs %s %s", l->cmd->name, l->cmd->synopsis);
+		r = usage_error("usage: tandemfs %s%s%s", l->cmd->name, *l->cmd->synopsis ? " " : "", l->cmd->synopsis);
 	return r;
 }

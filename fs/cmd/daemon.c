@@ -319,15 +319,28 @@ static void serve(struct daemon *d)
 	}
 }
 
+/* Mounting over the backing directory is the rule; over another file system it is seldom meant. */
+static void warn_if_hidden(const struct volume_conf *c)
+{
+	char up[CONF_VALUE_MAX + 4];
+	struct stat st, parent;
+
+	snprintf(up, sizeof up, "%s/..", c->mount_point);
+	if (strcmp(c->mount_point, c->backing) && !stat(c->mount_point, &st) && !stat(up, &parent) && st.st_dev != parent.st_dev)
+		log_warn("mount point %s: another file system is mounted there, and is hidden now: unmount both if that is not meant", c->mount_point);
+}
+
 static int start(struct daemon *d)
 {
 	struct node_resync nr = { resync_begin, resync_end, resync_heard, resync_again, resync_keep, d };
 	pthread_t t;
 
+	warn_if_hidden(d->conf);
 	int r = fuse_front_mount(d->front);
 	if (r) {
 		log_error("mount point %s: %s", d->conf->mount_point,
-			  r == -EBUSY ? "something is mounted there already: unmount it first" : strerror(-r));
+			  r == -EBUSY ? "something is mounted there already: unmount it first" :
+			  r == -ENOENT ? "it does not exist: create the directory" : strerror(-r));
 		return r;
 	}
 	r = node_start(d->node, d->ip, d->apply, &nr);

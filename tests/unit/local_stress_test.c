@@ -286,6 +286,158 @@ START_TEST(eight_threads_and_a_model)
 }
 END_TEST
 
+/* ---- readers, adoption, files that lose their names while they are open, limbo: all in the same two directories ---- */
+
+static int read_entry(void *arg, const struct dirent_info *d)
+{
+	struct worker *w = arg;
+	struct attr a;
+	int err = strcmp(d->name, ".") && strcmp(d->name, "..") ? env_lookup(w->e, w->shared[0], d->name, &a) : 0;
+	ck_assert_msg(!err || err == -ENOENT || err == -ESTALE, "%s: %d", d->name, err);
+	return 0;
+}
+
+static void r_list(struct worker *w)
+{
+	struct dir *dir;
+	struct layer *l = w->e->l;
+	ck_assert_int_eq(l->ops->opendir(l, CALL, w->shared[0], &dir), 0);
+	ck_assert_int_eq(l->ops->readdir(l, CALL, dir, 0, read_entry, w), 0);
+	ck_assert_int_eq(l->ops->releasedir(l, CALL, dir), 0);
+}
+
+/* Somebody makes files and directories below us, and they are used as soon as they are there. */
+static void r_outsider(struct worker *w)
+{
+	char name[32], path[400];
+	struct layer *l = w->e->l;
+	snprintf(name, sizeof(name), "out%u", rnd(w, 6));
+	snprintf(path, sizeof(path), "%s/shared0/%s", w->e->root, name);
+	if (rnd(w, 2)) {
+		auto_fd int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+	} else {
+		mkdir(path, 0755);
+	}
+	if (rnd(w, 2))
+		l->ops->unlink(l, CALL, w->shared[0], name);
+	else
+		l->ops->rmdir(l, CALL, w->shared[0], name);
+}
+
+static void r_open_unlinked(struct worker *w)
+{
+	char name[16];
+	struct layer *l = w->e->l;
+	struct create reg = { .mode = S_IFREG | 0644 };
+	struct file *f = NULL;
+	struct attr a;
+	name_of(rnd(w, SHARED_NAMES), name);
+	if (l->ops->create(l, CALL, w->shared[0], name, &reg, O_RDWR, &a, &f))
+		return;
+	l->ops->unlink(l, CALL, w->shared[0], name);
+	ck_assert_int_eq(env_write(w->e, f, "x", 1, 0), 1);
+	ck_assert_int_eq(l->ops->getattr(l, CALL, a.id, f, &a), 0);
+	env_release(w->e, f);
+}
+
+static void r_limbo(struct worker *w)
+{
+	char name[16];
+	struct layer *l = w->e->l;
+	struct call c = { .origin = ORIGIN_RESYNC };
+	struct attr a;
+	name_of(rnd(w, SHARED_NAMES), name);
+	if (env_lookup(w->e, w->shared[0], name, &a) || local_to_limbo(l, &c, w->shared[0], name))
+		return;
+	name_of(rnd(w, SHARED_NAMES), name);
+	local_place(l, &c, a.id, w->shared[1], name);
+}
+
+static void *mingle(void *arg)
+{
+	struct worker *w = arg;
+	for (uint64_t end = clock_mono_ms() + RUN_MS; clock_mono_ms() < end; w->ops++) {
+		switch (rnd(w, 7)) {
+		case 0: r_list(w); break;
+		case 1: r_outsider(w); break;
+		case 2: r_open_unlinked(w); break;
+		case 3: r_limbo(w); break;
+		default: w_shared(w); break;
+		}
+	}
+	return NULL;
+}
+
+struct census { struct env *e; uint64_t dir; unsigned dirs; uint64_t objects; };
+
+static int census_entry(void *arg, const struct dirent_info *d)
+{
+	struct census *k = arg;
+	struct dir *dir;
+	if (!strcmp(d->name, ".") || !strcmp(d->name, ".."))
+		return 0;
+	k->objects++;
+	struct attr a = env_attr(k->e, d->id);
+	ck_assert_uint_gt(a.nlink, 0);
+	if (!S_ISDIR(a.mode)) {
+		if (a.nlink > 1)	/* counted at one of its names */
+			k->objects--;
+		return 0;
+	}
+	struct census in = { .e = k->e };
+	ck_assert_int_eq(k->e->l->ops->opendir(k->e->l, CALL, d->id, &dir), 0);
+	ck_assert_int_eq(k->e->l->ops->readdir(k->e->l, CALL, dir, 0, census_entry, &in), 0);
+	ck_assert_int_eq(k->e->l->ops->releasedir(k->e->l, CALL, dir), 0);
+	ck_assert_msg(a.nlink == 2 + in.dirs, "%s: %u links, %u sub-directories", d->name, a.nlink, in.dirs);
+	k->dirs++;
+	k->objects += in.objects;
+	return 0;
+}
+
+static int entry_has_object(void *arg, const struct hentry *h)
+{
+	struct env *e = arg;
+	uint64_t id = 0;
+	auto_fd int fd = local_handle_open(e->h, &h->lh, O_PATH | O_NOFOLLOW);
+	ck_assert_msg(fd >= 0 && !mark_get(e->h, fd, &id, NULL) && id == h->id, "entry %llx has no object", (unsigned long long)h->id);
+	return 0;
+}
+
+START_TEST(readers_adoption_limbo_and_open_files)
+{
+	struct env e;
+	pthread_t t[THREADS];
+	struct local_config cfg = { .fd_cache = 64 };
+	static struct worker w[THREADS];
+	env_open_cfg(&e, _i, &cfg);
+	uint64_t s0 = env_mk(&e, HANDLE_ROOT, "shared0", S_IFDIR | 0755).id, s1 = env_mk(&e, HANDLE_ROOT, "shared1", S_IFDIR | 0755).id;
+	unsigned seed = (unsigned)time(NULL);
+	fprintf(stderr, "# %s: seed %u\n", env_fs[_i], seed);
+	for (unsigned i = 0; i < THREADS; i++)
+		w[i] = (struct worker){ .e = &e, .shared = { s0, s1 }, .seed = seed + i };
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_create(&t[i], NULL, mingle, &w[i]);
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(t[i], NULL);
+	ck_assert_int_eq(local_limbo_purge_all(e.l), 0);
+	char *hot = text(&e);
+	ck_assert_int_eq(index_each(e.h, entry_has_object, &e), 0);
+	struct census k = { .e = &e };
+	census_entry(&k, &(struct dirent_info){ .name = "/", .id = HANDLE_ROOT, .type = S_IFDIR });
+	ck_assert_uint_le(k.objects, index_count(e.h));
+	env_restart(&e, false);
+	char *cold = text(&e);
+	ck_assert_str_eq(hot, cold);
+	env_restart(&e, true);
+	char *rebuilt = text(&e);
+	ck_assert_str_eq(hot, rebuilt);
+	free(hot);
+	free(cold);
+	free(rebuilt);
+	env_close(&e);
+}
+END_TEST
+
 /* ---- with faults above ---- */
 
 static int script(struct layer *l, unsigned *reached)
@@ -353,6 +505,7 @@ int main(void)
 	TCase *t = tcase_create("stress");
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, eight_threads_and_a_model, 0, ENV_FS);
+	tcase_add_loop_test(t, readers_adoption_limbo_and_open_files, 0, ENV_FS);
 	tcase_add_loop_test(t, each_call_fails_once, 0, ENV_FS);
 	suite_add_tcase(s, t);
 	return env_setup() ? env_run(s) : EXIT_SUCCESS;

@@ -790,6 +790,7 @@ static void on_msg_open(struct step *s)
 	struct core_action *a = act(s, ACT_FOLLOW, n);
 	a->msg = *s->e->msg;
 	a->keep_lost = c->discard || c->rec.keep_lost;
+	a->instance = c->peer[n].hello.instance;
 }
 
 static void answer(struct step *s, unsigned n, enum answer_kind what, uint8_t kind, uint64_t id)

@@ -141,6 +141,7 @@ struct core_action {
 	bool ok, flag, full, keep_lost;
 	uint16_t set;
 	uint64_t from_seq;
+	uint64_t instance;			/* ACT_FOLLOW: of the daemon that sent the OPEN */
 	struct msg msg;
 	char text[512];
 };

@@ -183,6 +183,7 @@ static void do_become_primary(struct node *n)
 		log_warn("limbo: not emptied: %s", strerror(-err));
 	queue_restart(n->cfg.queue);
 	atomic_store(&n->from_instance, 0);
+	atomic_store(&n->full_instance, 0);
 	err = append_epoch(n);
 	if (err)
 		log_error("node: can't open the epoch: %s", strerror(-err));
@@ -645,8 +646,13 @@ void node_handover(void *arg, uint64_t seq)
 
 int node_set_inconsistent(void *arg, bool inconsistent)
 {
+	struct node *n = arg;
 	struct core_event e = { .type = EV_COMPARING, .flag = inconsistent };
-	return node_event_recorded(arg, &e);
+	int err = node_event_recorded(n, &e);
+
+	if (!err && !inconsistent)
+		atomic_store(&n->from_instance, atomic_load(&n->full_instance));
+	return err;
 }
 
 void node_compared(void *arg, unsigned peer, int err)
@@ -806,6 +812,7 @@ int node_resync_local(struct node *n, bool discard, char *text, size_t size)
 		return -EPERM;
 	}
 	atomic_store(&n->from_instance, 0);
+	atomic_store(&n->full_instance, 0);
 	if (discard) {
 		step_locked(n, &e);
 	} else {

@@ -342,12 +342,37 @@ static void *applier_thread(void *arg)
 	return NULL;
 }
 
+/* A stream goes on where we are, or not at all: no op is applied twice, none is left out. (What lay in the list when we said hello has been
+ * applied meanwhile.) */
+static bool stream_fits(struct node *n, const struct core_action *a)
+{
+	return atomic_load(&n->from_instance) == a->instance && atomic_load(&n->applied_seq) == a->msg.open.from_seq;
+}
+
+/* While a comparison runs we hold nothing that a stream could go on from, whatever happens to the links. */
+static void stream_position(struct node *n, const struct core_action *a)
+{
+	bool full = a->msg.open.mode == OPEN_FULL;
+
+	atomic_store(&n->from_instance, full ? 0 : a->instance);
+	atomic_store(&n->full_instance, full ? a->instance : 0);
+	atomic_store(&n->recv_seq, a->msg.open.from_seq);
+	atomic_store(&n->applied_seq, a->msg.open.from_seq);
+	if (full)
+		atomic_store(&n->base_seq, a->msg.open.base_seq);
+}
+
 void stream_follow(struct node *n, const struct core_action *a)
 {
 	struct msg m = { .kind = FRAME_OPENED, .opened = { .token = a->msg.open.token } };
 	struct receiver *r = calloc(1, sizeof *r);
 
 	stream_unfollow(n);
+	if (r && a->msg.open.mode == OPEN_STREAM && !stream_fits(n, a)) {
+		free(r);
+		link_reset(n->links, a->peer, "more was applied here than it was told: hello again");
+		return;
+	}
 	if (!r) {
 		m.opened.err = -ENOMEM;
 		link_send(n->links, a->peer, &m);
@@ -362,13 +387,7 @@ void stream_follow(struct node *n, const struct core_action *a)
 	r->last = &r->first;
 	pthread_mutex_init(&r->mu, NULL);
 	cond_init_mono(&r->changed);
-	atomic_store(&n->recv_seq, a->msg.open.from_seq);
-	atomic_store(&n->applied_seq, a->msg.open.from_seq);
-	if (r->full)
-		atomic_store(&n->base_seq, a->msg.open.base_seq);
-	pthread_mutex_lock(&n->core_mu);
-	atomic_store(&n->from_instance, n->core.peer[a->peer].hello.instance);
-	pthread_mutex_unlock(&n->core_mu);
+	stream_position(n, a);
 	pthread_mutex_lock(&n->stream_mu);
 	n->receiver = r;
 	pthread_mutex_unlock(&n->stream_mu);

@@ -127,6 +127,26 @@ uint32_t core_flags(const struct core *c)
 	       (has_tail(c) ? NODE_TAIL : 0u) | (c->discard || c->rec.keep_lost ? NODE_DISCARD : 0u);
 }
 
+/* The connection ends; its next hello says where the peer stands. */
+static void hang_up(struct step *s, unsigned n, const char *why)
+{
+	struct core_peer *p = &s->c->peer[n];
+
+	if (p->connected)
+		act_text(s, ACT_RESET, n, why);
+	p->connected = false;
+	p->state = PEER_DOWN;
+	p->want_level = p->counts = p->told_level = false;
+}
+
+static void fence(struct step *s, unsigned n, bool stop)
+{
+	struct core_action *a = act(s, ACT_FENCE, n);
+
+	a->seq = s->c->peer[n].fence = ++s->c->fences;
+	a->flag = stop;
+}
+
 /* ---- the sync set: leaving ---- */
 
 static void drop_fence(struct step *s, unsigned n)
@@ -135,7 +155,7 @@ static void drop_fence(struct step *s, unsigned n)
 	p->since_ms = s->e->now_ms;
 	if (s->c->cfg.fence == FENCE_HOOK) {
 		p->drop = DROP_FENCING;
-		act(s, ACT_FENCE, n);
+		fence(s, n, false);
 		return;
 	}
 	s->c->rec.dropped[n] = DROPPED_RISK;
@@ -223,7 +243,7 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 	if (p->state >= PEER_OPENING || (((members(c) | c->ackset) & BIT(n)) && p->drop == DROP_NOT))
 		say(s, LVL_WARN, "peer: %s: given up: %s", name_of(s->c, n), why);
 	p->state = p->connected ? PEER_READY : PEER_DOWN;
-	p->want_level = p->told_level = false;
+	p->want_level = p->counts = p->told_level = false;
 	p->retry_ms = s->e->now_ms + RETRY_MS;
 	c->shrink_wait &= (uint16_t)~BIT(n);
 	c->grow_wait &= (uint16_t)~BIT(n);
@@ -236,11 +256,8 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 		else
 			drop_begin(s, n);
 	}
-	if (p->connected && p->drop != DROP_ASKED) {
-		act_text(s, ACT_RESET, n, why);		/* its next hello says where it stands */
-		p->connected = false;
-		p->state = PEER_DOWN;
-	}
+	if (p->connected && p->drop != DROP_ASKED)
+		hang_up(s, n, why);
 	shrink_check(s);
 }
 
@@ -272,7 +289,7 @@ static void grow_check(struct step *s)
 	c->growing = n;
 	c->grow_durable = false;
 	c->grow_since_ms = s->e->now_ms;
-	c->peer[n].want_level = c->peer[n].told_level = false;
+	c->peer[n].want_level = c->peer[n].counts = c->peer[n].told_level = false;
 	c->peer[n].state = PEER_JOINING;
 	c->rec.sync_set |= BIT(n);
 	c->rec.dropped[n] = DROPPED_NOT;
@@ -286,7 +303,7 @@ static void grow_check(struct step *s)
 	record(s, FOR_GROW);
 }
 
-/* The larger set is durable everywhere: the newcomer counts from now on, and is told. */
+/* The larger set is durable everywhere: the newcomer counts from now on. */
 static void grow_try(struct step *s)
 {
 	struct core *c = s->c;
@@ -295,12 +312,30 @@ static void grow_try(struct step *s)
 	if (c->role != CORE_PRIMARY || !n || !c->grow_durable || c->grow_wait || member_leaving(c))
 		return;
 	c->growing = 0;
-	c->peer[n].told_level = true;
-	c->peer[n].since_ms = s->e->now_ms;
 	c->ackset |= BIT(n);
 	act(s, ACT_ACKSET, 0)->set = c->ackset;
 	c->epoch_wanted = true;
 	act(s, ACT_EPOCH_WANTED, 0);
+}
+
+/* What was acknowledged without the newcomer is in the order by now: it is not told that it is level before it has applied that. */
+static void on_ackset(struct step *s)
+{
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
+		struct core_peer *p = &s->c->peer[n];
+		if (p->state != PEER_JOINING || p->counts || !(s->c->ackset & s->e->seq & BIT(n)))
+			continue;
+		p->counts = true;
+		p->level_target = s->e->queue_last;
+	}
+}
+
+static void tell_level(struct step *s, unsigned n)
+{
+	struct core_peer *p = &s->c->peer[n];
+
+	p->told_level = true;
+	p->since_ms = s->e->now_ms;
 	tell_set(s, n, 0);
 	send_id(s, n, FRAME_LEVEL, s->e->now_ms);
 }
@@ -321,12 +356,9 @@ static void become_standby(struct step *s)
 		if (p->state >= PEER_OPENING)
 			act(s, ACT_CLOSE, n);
 		p->drop = DROP_NOT;
-		p->want_level = p->told_level = false;
-		if (p->connected)
-			act_text(s, ACT_RESET, n, "this node's role changed");
-		p->connected = false;
-		p->state = PEER_DOWN;
+		hang_up(s, n, "this node's role changed");
 	}
+	c->rec_pending &= FOR_NOTHING | FOR_ANSWER;
 	record(s, FOR_NOTHING);
 }
 
@@ -436,6 +468,8 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	unsigned lp = live_primary(c), newer;
 	bool fork;
 
+	if (c->stopping)
+		return "this daemon is being stopped";
 	if (c->role != CORE_STANDBY && c->role != CORE_PRIMARY)
 		return "a promotion is under way";
 	if (force || c->role == CORE_PRIMARY)
@@ -465,7 +499,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 			 "%s holds changes that this node lacks: promote %s, or take the loss with --force", name_of(c, newer), name_of(c, newer));
 		return buf;
 	}
-	bool last_primary = c->rec.was_primary && (!members(c) || others_answered(c));
+	bool last_primary = c->rec.was_primary && !c->following && (!members(c) || others_answered(c));
 	if (last_primary)
 		return NULL;
 	if (c->rec.was_primary)
@@ -513,6 +547,8 @@ static void reign_begin(struct step *s)
 	c->rec.handed_over = c->rec.outdated = c->rec.inconsistent = c->rec.keep_lost = false;
 	c->unknown = c->discard = c->presumed_outdated = false;
 	c->role = CORE_REIGN;
+	c->following = 0;		/* what the old primary still says is nothing to us */
+	c->settling = 0;
 	record(s, FOR_REIGN);
 }
 
@@ -522,17 +558,40 @@ static void drain(struct step *s)
 	act(s, ACT_DRAIN, 0);
 }
 
-static void promoted(struct step *s, bool ok, const char *text)
+static void promoted(struct step *s, bool ok, const char *text);
+
+/* All that was received is applied, or it failed: then this node lacks what the old primary may have acknowledged on its word. */
+static void on_drained(struct step *s)
 {
-	struct core_action *a;
-	if (s->c->promote_self) {
-		s->c->promote_self = false;
-		say(s, ok ? LVL_INFO : LVL_WARN, "role: %s", text);
+	struct core *c = s->c;
+
+	if (c->role != CORE_DRAINING)
+		return;
+	if ((!c->drain_failed && !c->rec.inconsistent) || c->promote_force) {
+		reign_begin(s);
 		return;
 	}
-	a = act(s, ACT_PROMOTED, 0);
-	a->ok = ok;
-	snprintf(a->text, sizeof a->text, "%s", text);
+	c->role = CORE_STANDBY;
+	if (c->following)
+		hang_up(s, (unsigned)c->following, "its stream was ended by a promotion that failed");
+	c->following = 0;
+	promoted(s, false, "what this node had received could not be applied: it lacks changes; promote another, or take the loss with --force");
+}
+
+static void answer_person(struct step *s, bool ok, const char *text)
+{
+	act_text(s, ACT_PROMOTED, 0, text);
+	s->out->a[s->out->n - 1].ok = ok;
+}
+
+static void promoted(struct step *s, bool ok, const char *text)
+{
+	if (!s->c->promote_self) {
+		answer_person(s, ok, text);
+		return;
+	}
+	s->c->promote_self = false;
+	say(s, ok ? LVL_INFO : LVL_WARN, "role: %s", text);
 }
 
 static void on_promote(struct step *s)
@@ -541,15 +600,11 @@ static void on_promote(struct step *s)
 	char buf[256];
 	const char *no = core_promotion_refusal(c, s->e->fenced, s->e->force, buf, sizeof buf);
 
-	c->promote_self = false;
-	if (no) {
-		promoted(s, false, no);
+	if (no || c->role == CORE_PRIMARY) {
+		answer_person(s, !no, no ? no : "this node is primary already");
 		return;
 	}
-	if (c->role == CORE_PRIMARY) {
-		promoted(s, true, "this node is primary already");
-		return;
-	}
+	c->promote_self = c->drain_failed = false;
 	c->promote_fenced = s->e->fenced;
 	c->promote_force = s->e->force;
 	unsigned old = state_epoch(&c->rec).node;
@@ -560,7 +615,7 @@ static void on_promote(struct step *s)
 	}
 	c->role = CORE_FENCING;
 	c->fencing = old;
-	act(s, ACT_FENCE, old)->flag = true;
+	fence(s, old, true);
 }
 
 static void on_fenced(struct step *s)
@@ -568,6 +623,8 @@ static void on_fenced(struct step *s)
 	struct core *c = s->c;
 	struct core_peer *p = &c->peer[s->e->peer];
 
+	if (s->e->seq != p->fence)
+		return;
 	if (c->role == CORE_FENCING && s->e->peer == c->fencing) {
 		if (s->e->ok) {
 			c->promote_fenced = true;
@@ -609,11 +666,9 @@ static void on_reign_recorded(struct step *s)
 		struct core_peer *p = &c->peer[n];
 		if (members(c) & BIT(n))
 			drop_begin(s, n);	/* it was level with the reign before; not with this one */
-		if (p->connected && p->drop != DROP_ASKED) {
-			act_text(s, ACT_RESET, n, "this node's role changed");
-			p->connected = false;
-			p->state = PEER_DOWN;
-		}
+		p->state = p->connected ? PEER_READY : PEER_DOWN;	/* not what it was to a standby */
+		if (p->drop != DROP_ASKED)
+			hang_up(s, n, "this node's role changed");
 		p->retry_ms = 0;
 	}
 	shrink_check(s);
@@ -623,12 +678,15 @@ static void on_reign_recorded(struct step *s)
 static void try_resume(struct step *s)
 {
 	struct core *c = s->c;
-	if (!c->cfg.start_last || c->role != CORE_STANDBY || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following)
+	bool fork;
+
+	if (!c->cfg.start_last || c->role != CORE_STANDBY || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following ||
+	    c->stopping)
 		return;
-	if (live_primary(c) || !others_answered(c) || (!members(c) && !dropped_safely(c)))
+	if (live_primary(c) || newer_epoch_seen(c, &fork) || !others_answered(c) || (!members(c) && !dropped_safely(c)))
 		return;
 	c->promote_self = true;
-	c->promote_fenced = c->promote_force = false;
+	c->promote_fenced = c->promote_force = c->drain_failed = false;
 	drain(s);
 }
 
@@ -682,8 +740,10 @@ static void on_peer_down(struct step *s)
 	if (c->role == CORE_PRIMARY)
 		peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
 	p->state = PEER_DOWN;
+	memset(p->answer, 0, sizeof p->answer);		/* to questions of a connection that is gone */
 	if (c->following == (int)n) {
 		c->following = 0;
+		c->settling = 0;
 		act(s, ACT_UNFOLLOW, n);
 		say(s, LVL_WARN, "peer: %s: lost the primary: %s", name_of(s->c, n), s->e->text ? s->e->text : "connection lost");
 	}
@@ -709,10 +769,11 @@ static void on_stream_up(struct step *s)
 	p->recv_seq = p->applied_seq = 0;
 	if (p->full) {
 		p->state = PEER_COMPARING;
-		act(s, ACT_COMPARE, s->e->peer);
+		act(s, ACT_COMPARE, s->e->peer)->full = true;
 		say(s, LVL_INFO, "peer: %s: full comparison begins", name_of(s->c, s->e->peer));
 	} else {
 		p->state = PEER_STREAMING;
+		act(s, ACT_COMPARE, s->e->peer);
 		p->stream_target = s->e->queue_last;
 		say(s, LVL_INFO, "peer: %s: goes on from the queue", name_of(s->c, s->e->peer));
 	}
@@ -721,16 +782,33 @@ static void on_stream_up(struct step *s)
 static void on_compared(struct step *s)
 {
 	struct core_peer *p = &s->c->peer[s->e->peer];
-	if (p->state != PEER_COMPARING)
+
+	if (s->c->role != CORE_PRIMARY || p->state < PEER_OPENING)
 		return;
-	if (!s->e->ok) {
+	if (!s->e->ok) {			/* also of the engine that stands by for a level peer */
+		p->no_stream = true;
 		peer_lost(s, s->e->peer, s->e->text ? s->e->text : "the comparison failed", false);
 		return;
 	}
+	if (p->state != PEER_COMPARING)
+		return;
 	say(s, LVL_INFO, "peer: %s: compared: equal", name_of(s->c, s->e->peer));
 	p->no_stream = false;
 	p->want_level = true;
 	grow_check(s);
+}
+
+/* Something changed that could not be put into the order, and nobody was there to state it again: only a comparison finds it. One that
+ * has been agreed and not begun will. */
+static void on_unstated(struct step *s)
+{
+	struct core_peer *p = &s->c->peer[s->e->peer];
+
+	if (s->c->role != CORE_PRIMARY || ((p->state == PEER_OPENING || p->state == PEER_COMPARING) && p->full))
+		return;
+	p->no_stream = true;
+	if (p->state >= PEER_OPENING)
+		peer_lost(s, s->e->peer, "it lacks changes that only a comparison finds", false);
 }
 
 static void on_levelled(struct step *s)
@@ -754,7 +832,9 @@ static bool may_be_led_by(const struct core *c, unsigned n, const char **why)
 	bool gave_up = c->discard || c->rec.keep_lost;
 
 	*why = NULL;
-	if (c->role != CORE_STANDBY)
+	if (c->stopping)
+		*why = "this daemon is being stopped";
+	else if (c->role != CORE_STANDBY)
 		*why = "this node is primary, or about to be";
 	else if (!(c->peer[n].hello.flags & NODE_PRIMARY) && r != LINEAGE_SAME && r != LINEAGE_BEHIND && r != LINEAGE_BLANK)
 		*why = "it was not primary when it said hello";
@@ -783,6 +863,7 @@ static void on_msg_open(struct step *s)
 		act(s, ACT_UNFOLLOW, (unsigned)c->following);
 	c->following = (int)n;
 	c->level = false;
+	c->settling = 0;
 	c->rec.handed_over = false;
 	c->open_epoch = s->e->msg->open.epoch;
 	c->last_contact_ms = s->e->now_ms;
@@ -803,20 +884,40 @@ static void answer(struct step *s, unsigned n, enum answer_kind what, uint8_t ki
 	record(s, FOR_ANSWER);
 }
 
+/* LEVEL: all that we hold is made durable first; until that is done it may have become untrue. */
 static void on_msg_level(struct step *s)
 {
 	struct core *c = s->c;
 	unsigned n = s->e->peer;
-	if (c->following != (int)n || c->rec.inconsistent) {
-		say(s, LVL_WARN, "peer: %s: says that this node is level, which %s: ignored", name_of(s->c, n),
-		    c->rec.inconsistent ? "is inconsistent" : "does not follow it");
+	if (c->following != (int)n || c->rec.inconsistent || c->stopping) {
+		say(s, LVL_WARN, "peer: %s: says that this node is level, which %s: ignored", name_of(c, n),
+		    c->stopping ? "is being stopped" : c->rec.inconsistent ? "is inconsistent" : "does not follow it");
+		return;
+	}
+	c->settling = ++c->settles;
+	c->settle_id = s->e->msg->id;
+	act(s, ACT_SETTLE, n)->seq = c->settling;
+}
+
+static void on_settled(struct step *s)
+{
+	struct core *c = s->c;
+	unsigned n = (unsigned)c->following;
+
+	if (!c->settling || s->e->seq != c->settling)
+		return;
+	c->settling = 0;
+	if (!n || c->stopping || c->rec.inconsistent)
+		return;
+	if (!s->e->ok) {
+		hang_up(s, n, "what it sent could not be made durable here");
 		return;
 	}
 	c->level = true;
 	c->rec.outdated = c->presumed_outdated = false;
 	c->peer[n].state = PEER_LEVEL;
 	say(s, LVL_INFO, "role: this node is level with %s", name_of(c, n));
-	answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, s->e->msg->id);
+	answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, c->settle_id);
 }
 
 static void on_msg_outdate(struct step *s)
@@ -828,6 +929,7 @@ static void on_msg_outdate(struct step *s)
 	}
 	c->rec.outdated = true;
 	c->level = false;
+	c->settling = 0;
 	say(s, LVL_WARN, "role: this node is outdated: %s goes on without it", name_of(s->c, s->e->peer));
 	answer(s, s->e->peer, ANSWER_OUTDATED, FRAME_OUTDATED, s->e->msg->id);
 }
@@ -968,11 +1070,7 @@ static void tick_drop(struct step *s, unsigned n)
 
 	if (p->drop == DROP_ASKED && waited > c->cfg.peer_timeout_ms) {
 		drop_fence(s, n);
-		if (p->connected) {
-			act_text(s, ACT_RESET, n, "it did not answer");
-			p->connected = false;
-			p->state = PEER_DOWN;
-		}
+		hang_up(s, n, "it did not answer");
 	} else if (p->drop == DROP_RETRY && waited > RETRY_MS) {
 		drop_fence(s, n);
 	}
@@ -1005,6 +1103,8 @@ static void tick_primary(struct step *s, unsigned n)
 		peer_lost(s, n, "its stream did not open in time", false);
 	else if (p->state == PEER_JOINING && p->told_level && s->e->now_ms - p->since_ms > LEVEL_MS)
 		peer_lost(s, n, "it did not answer that it is level", false);
+	else if (p->state == PEER_JOINING && p->counts && !p->told_level && p->applied_seq >= p->level_target)
+		tell_level(s, n);
 	else if (p->state == PEER_STREAMING && p->applied_seq >= p->stream_target) {
 		p->want_level = true;
 		grow_check(s);
@@ -1065,31 +1165,27 @@ static void on_discard(struct step *s)
 		return;
 	c->discard = true;
 	for (unsigned n = 1; n <= NODE_MAX; n++)
-		if (c->peer[n].connected) {
-			act_text(s, ACT_RESET, n, "this node gives its own versions up");
-			c->peer[n].connected = false;
-			c->peer[n].state = PEER_DOWN;
-		}
+		hang_up(s, n, "this node gives its own versions up");
 }
 
 static void on_diverged(struct step *s)
 {
 	struct core *c = s->c;
 	say(s, LVL_ERROR, "apply: the stream can't be applied: %s: this node leaves the sync set and will be compared", s->e->text ? s->e->text : "");
-	if (c->role != CORE_STANDBY)
+	if (c->role >= CORE_REIGN)
 		return;
 	c->level = false;
+	c->settling = 0;
 	c->rec.outdated = true;
 	if (s->e->flag)
 		c->rec.inconsistent = true;
+	c->drain_failed = true;
 	record(s, FOR_NOTHING);
 	if (c->following) {
 		unsigned n = (unsigned)c->following;
 		c->following = 0;
 		act(s, ACT_UNFOLLOW, n);
-		act_text(s, ACT_RESET, n, "the stream could not be applied here");
-		c->peer[n].connected = false;
-		c->peer[n].state = PEER_DOWN;
+		hang_up(s, n, "the stream could not be applied here");
 	}
 }
 
@@ -1112,11 +1208,7 @@ static void on_outdated(struct step *s)
 	if (p->drop != DROP_ASKED || s->e->msg->record_done.err)
 		return;
 	drop_settled(s, s->e->peer, DROPPED_OUTDATED);
-	if (p->connected) {
-		act_text(s, ACT_RESET, s->e->peer, "it is outdated; its next hello says where it stands");
-		p->connected = false;
-		p->state = PEER_DOWN;
-	}
+	hang_up(s, s->e->peer, "it is outdated; its next hello says where it stands");
 	shrink_check(s);
 }
 
@@ -1166,10 +1258,10 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_MSG_LEVELLED: on_levelled(&s); break;
 	case EV_RECORDED: on_recorded(&s); break;
 	case EV_FENCED: on_fenced(&s); break;
-	case EV_DRAINED:
-		if (c->role == CORE_DRAINING)
-			reign_begin(&s);
-		break;
+	case EV_DRAINED: on_drained(&s); break;
+	case EV_ACKSET: on_ackset(&s); break;
+	case EV_SETTLED: on_settled(&s); break;
+	case EV_UNSTATED: on_unstated(&s); break;
 	case EV_WANT_EPOCH: on_want_epoch(&s); break;
 	case EV_STREAM_EPOCH: on_stream_epoch(&s); break;
 	case EV_STREAM_HANDOVER:
@@ -1180,9 +1272,15 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_COMPARING: on_comparing(&s); break;
 	case EV_PROMOTE: on_promote(&s); break;
 	case EV_DEMOTED: on_demoted(&s); break;
+	case EV_NOT_DEMOTED:
+		if (c->role == CORE_PRIMARY)
+			act(&s, ACT_ADMIT, 0);
+		break;
 	case EV_DISCARD: on_discard(&s); break;
 	case EV_LIMITS: record(&s, FOR_NOTHING); break;
 	case EV_STOPPING:
+		c->stopping = true;
+		c->settling = 0;
 		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level)) {
 			c->rec.outdated = true;
 			c->level = false;

@@ -17,7 +17,7 @@
  * Invariants (tested by simulation):
  *  1. Nothing is acknowledged without a member of the recorded sync set before that member is outdated, or fenced, or `fence_peer = none`
  *     says that a person takes the risk; and the smaller set is durable here and on the remaining members.
- *  2. A peer counts from before it is told that it is level.
+ *  2. A peer counts from before it is told that it is level, and holds then what was acknowledged without it.
  *  3. A node becomes primary only for one of the design's reasons, or by force.
  *  4. A node follows only a lineage that contains its own newest epoch, or after a person gave its versions up.
  *
@@ -52,6 +52,7 @@ struct core_peer {
 	enum drop_state drop;
 	bool connected;
 	uint64_t since_ms;			/* of the drop state */
+	uint64_t fence;				/* number of the newest ACT_FENCE */
 	uint64_t heard_ms;
 	struct hello hello;			/* its last one */
 	uint64_t stream_target;			/* STREAMING: level when it has confirmed this */
@@ -60,6 +61,8 @@ struct core_peer {
 	bool full;				/* the open that is under way is a full comparison */
 	bool answered;				/* has said hello since we started */
 	bool want_level;			/* caught up; waits for its turn to join the set */
+	bool counts;				/* JOINING: acknowledgements rest on it; what came before ends at level_target: */
+	uint64_t level_target;			/* it is told that it is level when it has applied all that */
 	bool told_level;			/* JOINING: the larger set is durable, it counts, LEVEL was sent */
 	bool no_stream;				/* the queue doesn't hold what it lacks after all */
 	uint64_t retry_ms;			/* no new attempt before */
@@ -79,7 +82,10 @@ enum core_event_type {
 	EV_COMPARED,			/* peer, ok */
 	EV_MSG_OPEN, EV_MSG_OUTDATE, EV_MSG_OUTDATED, EV_MSG_RECORD, EV_MSG_RECORDED, EV_MSG_LEVEL, EV_MSG_LEVELLED,	/* peer, msg */
 	EV_RECORDED,			/* ok: the ACT_RECORD under way */
-	EV_FENCED,			/* peer, ok */
+	EV_ACKSET,			/* seq: the set of an ACT_ACKSET that is in force now */
+	EV_SETTLED,			/* ok: the ACT_SETTLE number seq is done */
+	EV_UNSTATED,			/* peer: it lacks something that neither queue nor comparison holds for it */
+	EV_FENCED,			/* peer, ok; seq: of the ACT_FENCE */
 	EV_DRAINED,			/* lsn, seq: all that was received is applied */
 	EV_WANT_EPOCH,			/* the first change since the last one closed */
 	EV_STREAM_EPOCH,		/* standby: OP_EPOCH applied (epoch, lsn of the one before) */
@@ -88,9 +94,10 @@ enum core_event_type {
 	EV_COMPARING,			/* standby: flag = a comparison began / ended well */
 	EV_PROMOTE,			/* person: fenced, force */
 	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up; flag: to stop only */
+	EV_NOT_DEMOTED,			/* it failed: admit changes again, if this node is primary still */
 	EV_DISCARD,			/* person: resync --discard-local */
 	EV_LIMITS,			/* core.rec.limits were narrowed: record them */
-	EV_STOPPING,			/* clean stop of a standby: record outdated */
+	EV_STOPPING,			/* clean stop of a standby: record outdated; nothing is promoted, followed or levelled any more */
 };
 
 struct core_event {
@@ -121,15 +128,17 @@ enum core_action_type {
 	ACT_RESET,			/* peer, text: drop its connections */
 	ACT_OPEN,			/* peer, full, from_seq, keep_lost: open a stream to it */
 	ACT_CLOSE,			/* peer: close our stream to it, stop its comparison */
-	ACT_COMPARE,			/* peer: start a full comparison on the open stream */
+	ACT_COMPARE,			/* peer, full: start a full comparison on the open stream, or stand by to state objects again */
 	ACT_FOLLOW,			/* peer, msg (the OPEN): accept the stream that comes */
 	ACT_REFUSE,			/* peer, msg (the OPEN), text */
 	ACT_UNFOLLOW,			/* stop receiving */
-	ACT_FENCE,			/* peer, flag: stop (promotion), else outdate; then EV_FENCED */
+	ACT_SETTLE,			/* seq: make all that was applied durable, then EV_SETTLED */
+	ACT_FENCE,			/* peer, seq, flag: stop (promotion), else outdate; then EV_FENCED */
 	ACT_DRAIN,			/* apply all that was received, stop receiving, then EV_DRAINED */
-	ACT_ACKSET,			/* set: acknowledgements rest on these from now on */
+	ACT_ACKSET,			/* set: acknowledgements rest on these from now on; then EV_ACKSET */
 	ACT_BECOME_PRIMARY,		/* the epoch in core.rec is durable: emit it, open for changes */
 	ACT_BECOME_STANDBY,		/* shut off changes, wake waiters with an error */
+	ACT_ADMIT,			/* changes, again */
 	ACT_EPOCH_OPEN,			/* ... likewise in mid-reign: emit it, let the waiting change go on */
 	ACT_EPOCH_WANTED,		/* the next change must ask first */
 	ACT_PROMOTED,			/* answer the person: ok, text */
@@ -140,12 +149,12 @@ struct core_action {
 	int level;
 	bool ok, flag, full, keep_lost;
 	uint16_t set;
-	uint64_t from_seq;
+	uint64_t from_seq, seq;
 	uint64_t instance;			/* ACT_FOLLOW: of the daemon that sent the OPEN */
 	struct msg msg;
 	char text[512];
 };
-enum { CORE_ACTIONS_MAX = 96 };
+enum { CORE_ACTIONS_MAX = 192 };
 struct core_actions { unsigned n; struct core_action a[CORE_ACTIONS_MAX]; };
 
 struct core {
@@ -156,7 +165,11 @@ struct core {
 	bool presumed_outdated;			/* since start, until all other members have answered */
 	bool level;				/* standby: the primary has told us so, in this life */
 	bool discard;				/* a person gave our own versions up */
+	bool stopping;				/* a clean stop is under way */
+	bool drain_failed;			/* what was received could not be applied, after a promotion had begun */
 	int following;				/* node that we follow; 0 = none */
+	uint64_t settles;			/* numbers of ACT_SETTLE */
+	uint64_t settling, settle_id;		/* the one that a LEVEL of the primary waits for, 0 = none; its request number */
 	uint64_t last_contact_ms;		/* with a primary */
 	struct epoch open_epoch;		/* of the OPEN that we follow */
 	struct core_peer peer[NODE_MAX + 1];
@@ -180,6 +193,7 @@ struct core {
 	bool epoch_asked;			/* a change is waiting for it */
 	/* promotion */
 	unsigned fencing;			/* node being stopped */
+	uint64_t fences;			/* numbers of ACT_FENCE: an answer counts for the newest of its peer only */
 	uint64_t reign_first;			/* primary: the reign with which this one's queue began */
 	bool promote_fenced, promote_force, promote_self;
 };

@@ -703,9 +703,11 @@ static void threads_stop(struct links *l)
 		wake(p);
 		pthread_mutex_unlock(&p->mu);
 	}
-	for (unsigned n = 1; n <= NODE_MAX; n++)
+	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		if (l->peers[n].started)
 			pthread_join(l->peers[n].thread, NULL);
+		l->peers[n].started = false;
+	}
 }
 
 int links_start(const struct links_config *cfg, struct links **out)
@@ -738,13 +740,12 @@ int links_start(const struct links_config *cfg, struct links **out)
 	return r;
 }
 
-void links_stop(struct links *l)
+void links_end(struct links *l)
 {
-	if (!l)
-		return;
 	threads_stop(l);
 	if (l->listening)
 		pthread_join(l->listener, NULL);
+	l->listening = false;
 	pthread_mutex_lock(&l->mu);
 	for (struct worker *w = l->workers; w; w = w->next)
 		eventfd_write(w->cancel_fd, 1);
@@ -752,5 +753,12 @@ void links_stop(struct links *l)
 		pthread_cond_wait(&l->idle, &l->mu);
 	pthread_mutex_unlock(&l->mu);
 	link_reap(l, true);
+}
+
+void links_stop(struct links *l)
+{
+	if (!l)
+		return;
+	links_end(l);
 	links_free(l);
 }

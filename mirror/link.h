@@ -49,6 +49,8 @@ int links_start(const struct links_config *cfg, struct links **out);
 /* Sends what is in the outboxes (a goodbye), ends all control connections without calling down, and waits for all threads: so stream callbacks have
  * to return (conn_shutdown their connections first). Not from a callback. */
 void links_stop(struct links *l);
+/* As links_stop, but L stays: calls find no link up. links_stop must follow. */
+void links_end(struct links *l);
 /* Queues a message; -ENOTCONN (also when the outbox is full: the link is being dropped), -ENOMEM. Never blocks. */
 int link_send(struct links *l, unsigned peer, const struct msg *m);
 /* As link_send, but waits while half of the outbox is full: for what comes in floods. Not from the links' own callbacks. */

@@ -12,7 +12,7 @@
 
 enum {
 	RECORD_WAIT_MS = 30000,
-	GOODBYE_WAIT_MS = 1000,
+	HANDOVER_WAIT_MS = 20000,	/* for the sync set to shrink to those who answer, too */
 };
 
 /* ---- events in, actions out ---- */
@@ -91,43 +91,56 @@ int node_event_recorded(struct node *n, struct core_event *e)
 	auto_lock(&n->core_mu);
 	uint64_t want = n->rec_started + 1;
 	step_locked(n, e);
-	while (n->rec_saved < want)
+	while (n->rec_saved < want && !n->closed)
 		if (pthread_cond_timedwait(&n->core_changed, &n->core_mu, &until) == ETIMEDOUT)
 			return -ETIMEDOUT;
-	return 0;
+	return n->rec_saved < want ? -ESHUTDOWN : 0;
 }
 
-uint64_t node_lsn(struct node *n)
+/* With core_mu held. */
+static uint64_t lsn_locked(struct node *n)
 {
 	uint64_t base = atomic_load(&n->base_seq);
 	uint64_t seq = n->core.role == CORE_PRIMARY ? queue_last(n->cfg.queue) : atomic_load(&n->applied_seq);
 	return seq > base ? seq - base : 0;
 }
 
+static uint64_t node_lsn(struct node *n)
+{
+	auto_lock(&n->core_mu);
+	return lsn_locked(n);
+}
+
 /* ---- the recorder: a thread of its own, because the worker may wait for threads that wait for a record ---- */
+
+/* Marks of data that were unknown are made good when they no longer are, and not before: a restart must not hide it. */
+static int save(struct node *n, bool mark, uint64_t lsn)
+{
+	return mark ? state_mark(n->cfg.state_file, &n->saving, lsn) : state_save(n->cfg.state_file, &n->saving);
+}
 
 static void do_record(struct node *n)
 {
-	struct state *s = malloc(sizeof *s);
 	struct core_event e = { .type = EV_RECORDED };
-	uint64_t gen;
 
-	assert(s);
 	pthread_mutex_lock(&n->core_mu);
-	*s = n->core.rec;
-	gen = ++n->rec_started;
+	n->saving = n->core.rec;
+	uint64_t gen = ++n->rec_started, lsn = lsn_locked(n);
+	bool mark = n->mark_due && !n->core.unknown;
 	pthread_mutex_unlock(&n->core_mu);
-	int err = state_save(n->cfg.state_file, s);
-	free(s);
-	pthread_mutex_lock(&n->core_mu);
+	int err = save(n, mark, lsn);
+	auto_lock(&n->core_mu);
 	if (!err) {
 		n->rec_saved = gen;
 		pthread_cond_broadcast(&n->core_changed);
 	}
+	if (!err && mark) {
+		memcpy(n->core.rec.marks, n->saving.marks, sizeof n->core.rec.marks);
+		n->mark_due = false;
+	}
 	e.ok = !err;
 	e.text = err ? strerror(-err) : NULL;
 	step_locked(n, &e);
-	pthread_mutex_unlock(&n->core_mu);
 }
 
 static void *record_thread(void *arg)
@@ -136,7 +149,7 @@ static void *record_thread(void *arg)
 
 	pthread_mutex_lock(&n->job_mu);
 	for (;;) {
-		while (!n->record_wanted && !n->jobs_stop)
+		while (!n->record_wanted && !n->recorder_stop)
 			pthread_cond_wait(&n->record_cond, &n->job_mu);
 		if (!n->record_wanted)
 			break;
@@ -188,6 +201,7 @@ static void do_become_primary(struct node *n)
 	if (err)
 		log_error("node: can't open the epoch: %s", strerror(-err));
 	interpose_set_writable(n->ip, !err);
+	atomic_store(&n->serving, true);
 	log_info("role: primary");
 	hook_state(n, "serving", "");
 }
@@ -202,7 +216,9 @@ static void epoch_answer(struct node *n, bool ok)
 
 static void do_become_standby(struct node *n)
 {
+	atomic_store(&n->serving, false);
 	queue_stop(n->cfg.queue);
+	atomic_store(&n->applied_seq, queue_last(n->cfg.queue));	/* what we hold; nobody's stream */
 	epoch_answer(n, false);
 	interpose_set_writable(n->ip, false);
 	log_info("role: standby");
@@ -225,11 +241,11 @@ static void do_drain(struct node *n)
 	node_event(n, &e);
 }
 
-static void do_compare(struct node *n, unsigned peer)
+static void do_compare(struct node *n, const struct core_action *a)
 {
-	int err = n->resync.start(n->resync.arg, peer, true);
+	int err = n->resync.start(n->resync.arg, a->peer, a->full);
 	if (err)
-		node_compared(n, peer, err);
+		node_compared(n, a->peer, err);
 }
 
 static void do_send(struct node *n, const struct core_action *a)
@@ -254,6 +270,20 @@ static void do_refuse(struct node *n, const struct core_action *a)
 	link_send(n->links, a->peer, &m);
 }
 
+static void do_ackset(struct node *n, uint16_t set)
+{
+	struct core_event e = { .type = EV_ACKSET, .seq = set };
+	queue_set_ackset(n->cfg.queue, set);
+	node_event(n, &e);
+}
+
+static void do_settle(struct node *n, uint64_t number)
+{
+	auto_lock(&n->job_mu);
+	n->settle_wanted = number;		/* an older one has been given up */
+	pthread_cond_signal(&n->settle_cond);
+}
+
 static void run_action(struct node *n, const struct core_action *a)
 {
 	switch (a->type) {
@@ -263,19 +293,56 @@ static void run_action(struct node *n, const struct core_action *a)
 	case ACT_RESET: link_reset(n->links, a->peer, a->text); break;
 	case ACT_OPEN: stream_open(n, a); break;
 	case ACT_CLOSE: stream_close(n, a->peer); break;
-	case ACT_COMPARE: do_compare(n, a->peer); break;
+	case ACT_COMPARE: do_compare(n, a); break;
 	case ACT_FOLLOW: stream_follow(n, a); break;
 	case ACT_REFUSE: do_refuse(n, a); break;
 	case ACT_UNFOLLOW: stream_unfollow(n); break;
-	case ACT_FENCE: hook_fence(n, a->peer, a->flag); break;
+	case ACT_SETTLE: do_settle(n, a->seq); break;
+	case ACT_FENCE: hook_fence(n, a->peer, a->seq, a->flag); break;
 	case ACT_DRAIN: do_drain(n); break;
-	case ACT_ACKSET: queue_set_ackset(n->cfg.queue, a->set); break;
+	case ACT_ACKSET: do_ackset(n, a->set); break;
 	case ACT_BECOME_PRIMARY: do_become_primary(n); break;
 	case ACT_BECOME_STANDBY: do_become_standby(n); break;
+	case ACT_ADMIT: interpose_set_writable(n->ip, true); break;
 	case ACT_EPOCH_OPEN: do_epoch_open(n, a->flag); break;
 	case ACT_EPOCH_WANTED: interpose_want_epoch(n->ip); break;
 	case ACT_PROMOTED: do_promoted(n, a); break;
 	}
+}
+
+/* ---- the settler: makes all that was applied durable, which may take long ---- */
+
+static void settle(struct node *n, uint64_t number)
+{
+	struct core_event e = { .type = EV_SETTLED, .seq = number };
+	int err = local_syncfs(n->cfg.bottom);
+
+	if (!err)
+		err = handles_checkpoint(n->cfg.handles);
+	if (err)
+		log_error("node: can't make the volume durable: %s: this node does not become level", strerror(-err));
+	e.ok = !err;
+	node_event(n, &e);
+}
+
+static void *settle_thread(void *arg)
+{
+	struct node *n = arg;
+
+	pthread_mutex_lock(&n->job_mu);
+	while (!atomic_load(&n->stopping)) {
+		uint64_t number = n->settle_wanted;
+		if (!number) {
+			pthread_cond_wait(&n->settle_cond, &n->job_mu);
+			continue;
+		}
+		n->settle_wanted = 0;
+		pthread_mutex_unlock(&n->job_mu);
+		settle(n, number);
+		pthread_mutex_lock(&n->job_mu);
+	}
+	pthread_mutex_unlock(&n->job_mu);
+	return NULL;
 }
 
 static void *worker_thread(void *arg)
@@ -284,7 +351,7 @@ static void *worker_thread(void *arg)
 
 	pthread_mutex_lock(&n->job_mu);
 	for (;;) {
-		while (!n->jobs && !n->jobs_stop)
+		while (!n->jobs && !n->worker_stop)
 			pthread_cond_wait(&n->job_cond, &n->job_mu);
 		struct job *j = n->jobs;
 		if (!j)
@@ -373,8 +440,8 @@ static void self_hello(void *arg, struct hello *h)
 	h->nlineage = s->nlineage;
 	memcpy(h->lineage, s->lineage, s->nlineage * sizeof h->lineage[0]);
 	inconsistent = s->inconsistent;
+	h->lsn = lsn_locked(n);
 	pthread_mutex_unlock(&n->core_mu);
-	h->lsn = node_lsn(n);
 	h->from_instance = inconsistent ? 0 : atomic_load(&n->from_instance);
 	h->from_seq = atomic_load(&n->applied_seq);
 	h->free_bytes = atomic_load(&n->free_bytes);
@@ -388,41 +455,37 @@ static void self_heartbeat(void *arg, struct heartbeat *h)
 	pthread_mutex_lock(&n->core_mu);
 	h->flags = core_flags(&n->core);
 	h->epoch = state_epoch(&n->core.rec);
+	h->lsn = lsn_locked(n);
 	pthread_mutex_unlock(&n->core_mu);
-	h->lsn = node_lsn(n);
 	h->seq = atomic_load(&n->applied_seq);
 	h->free_bytes = atomic_load(&n->free_bytes);
 	h->free_inodes = atomic_load(&n->free_inodes);
 }
 
-/* The volume can represent what all its nodes can: LIMITS of another node narrow ours, durably, before anything relies on it. */
-static int agree_limits(struct node *n, const struct volume_limits *limits)
+/* The volume can represent what all its nodes can: LIMITS of another node narrow ours. True: they have changed, and want recording. (A sync set
+ * that relies on them is in the same record, or a later one.) */
+static bool agree_limits(struct node *n, const struct volume_limits *limits)
 {
-	struct core_event e = { .type = EV_LIMITS };
-	struct volume_limits was;
+	auto_lock(&n->core_mu);
+	struct volume_limits was = n->core.rec.limits;
 
-	pthread_mutex_lock(&n->core_mu);
-	was = n->core.rec.limits;
 	volume_limits_intersect(&n->core.rec.limits, limits);
-	bool changed = !volume_limits_eq(&was, &n->core.rec.limits);
+	if (volume_limits_eq(&was, &n->core.rec.limits))
+		return false;
 	*n->cfg.limits = n->core.rec.limits;
-	pthread_mutex_unlock(&n->core_mu);
-	if (!changed)
-		return 0;
 	log_info("volume: limits narrowed to what every node can represent");
-	return node_event_recorded(n, &e);
+	return true;
 }
 
 static void on_up(void *arg, unsigned peer, const struct hello *h)
 {
 	struct node *n = arg;
-	struct core_event e = { .type = EV_PEER_UP, .peer = peer, .hello = h };
+	struct core_event e = { .type = EV_PEER_UP, .peer = peer, .hello = h }, limits = { .type = EV_LIMITS };
 	int err = ids_learn(n->cfg.handles, h->counters);
 	if (err)
 		log_error("handles: can't record the id ranges of node %u: %s", peer, strerror(-err));
-	err = agree_limits(n, &h->limits);
-	if (err)
-		log_error("volume: can't record the limits of node %u: %s", peer, strerror(-err));
+	if (agree_limits(n, &h->limits))
+		node_event(n, &limits);
 	atomic_store(&n->peer_free_bytes[peer], h->free_bytes);
 	atomic_store(&n->peer_free_inodes[peer], h->free_inodes);
 	node_event(n, &e);
@@ -463,36 +526,6 @@ static void on_barrier(struct node *n, unsigned peer, const struct barrier *b)
 	}
 }
 
-/* LEVEL: what we hold becomes durable before we say that we count; off the link's thread. */
-struct level_job { struct node *n; unsigned peer; struct msg m; };
-static void *level_thread(void *arg)
-{
-	struct level_job *j = arg;
-	struct core_event e = { .type = EV_MSG_LEVEL, .peer = j->peer, .msg = &j->m };
-	int err = local_syncfs(j->n->cfg.bottom);
-	if (!err)
-		err = handles_checkpoint(j->n->cfg.handles);
-	if (err)
-		log_error("node: can't make the volume durable: %s: this node does not become level", strerror(-err));
-	else
-		node_event(j->n, &e);
-	free(j);
-	return NULL;
-}
-
-static void on_level(struct node *n, unsigned peer, const struct msg *m)
-{
-	struct level_job *j = malloc(sizeof *j);
-	pthread_t t;
-	if (!j)
-		return;
-	*j = (struct level_job){ n, peer, *m };
-	if (pthread_create(&t, NULL, level_thread, j))
-		free(j);
-	else
-		pthread_detach(t);
-}
-
 static void on_message(void *arg, unsigned peer, const struct msg *m)
 {
 	struct node *n = arg;
@@ -503,12 +536,12 @@ static void on_message(void *arg, unsigned peer, const struct msg *m)
 	case FRAME_BARRIER: on_barrier(n, peer, &m->barrier); return;
 	case FRAME_REPORT: n->resync.report(n->resync.arg, peer, &m->report); return;
 	case FRAME_OPENED: node_stream_opened(n, peer, &m->opened); return;
-	case FRAME_LEVEL: on_level(n, peer, m); return;
 	case FRAME_OPEN: e.type = EV_MSG_OPEN; break;
 	case FRAME_OUTDATE: e.type = EV_MSG_OUTDATE; break;
 	case FRAME_OUTDATED: e.type = EV_MSG_OUTDATED; break;
 	case FRAME_RECORD: e.type = EV_MSG_RECORD; break;
 	case FRAME_RECORDED: e.type = EV_MSG_RECORDED; break;
+	case FRAME_LEVEL: e.type = EV_MSG_LEVEL; break;
 	case FRAME_LEVELLED: e.type = EV_MSG_LEVELLED; break;
 	case FRAME_GOODBYE:
 		e.type = EV_GOODBYE;
@@ -524,6 +557,7 @@ static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
 {
 	struct node *n = arg;
 	const struct state *s = &n->cfg.state;
+	struct core_event limits = { .type = EV_LIMITS };
 
 	memset(out, 0, sizeof *out);
 	if (j->node == s->node || !n->cfg.peers[j->node].name) {
@@ -531,7 +565,8 @@ static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
 		snprintf(out->reason, sizeof out->reason, "node number %u is not another node of this volume's configuration here", j->node);
 		return;
 	}
-	out->err = agree_limits(n, &j->limits);
+	if (agree_limits(n, &j->limits))
+		out->err = node_event_recorded(n, &limits);
 	if (out->err) {
 		snprintf(out->reason, sizeof out->reason, "the narrower limits could not be recorded: %s", strerror(-out->err));
 		return;
@@ -540,7 +575,9 @@ static void on_join(void *arg, const struct join_msg *j, struct joined_msg *out)
 	out->generation = s->generation;
 	memcpy(out->dir_key, s->dir_key, sizeof out->dir_key);
 	memcpy(out->mac_key, s->mac_key, sizeof out->mac_key);
-	out->limits = *n->cfg.limits;
+	pthread_mutex_lock(&n->core_mu);
+	out->limits = n->core.rec.limits;
+	pthread_mutex_unlock(&n->core_mu);
 	ids_counters(n->cfg.handles, out->counters);
 	log_info("node: node %u joins", j->node);
 }
@@ -555,20 +592,22 @@ int node_open_epoch(void *arg)
 
 	if (n->core.role != CORE_PRIMARY)
 		return -EROFS;
-	e.lsn = node_lsn(n);
+	e.lsn = lsn_locked(n);
 	n->epoch_waiting = true;
 	step_locked(n, &e);
-	while (n->epoch_waiting)
+	while (n->epoch_waiting && !n->closed)
 		pthread_cond_wait(&n->core_changed, &n->core_mu);
-	return n->epoch_ok ? 0 : -EROFS;
+	return !n->epoch_waiting && n->epoch_ok ? 0 : -EROFS;
 }
 
 void node_restate(void *arg, const uint64_t *ids, unsigned count)
 {
 	struct node *n = arg;
 	for (unsigned p = 1; p <= NODE_MAX; p++)
-		if (n->cfg.peers[p].name && p != n->cfg.core.node)
-			n->resync.restate(n->resync.arg, p, ids, count);
+		if (n->cfg.peers[p].name && p != n->cfg.core.node && !n->resync.restate(n->resync.arg, p, ids, count)) {
+			struct core_event e = { .type = EV_UNSTATED, .peer = p };
+			node_event(n, &e);
+		}
 }
 
 void node_room(void *arg, uint64_t *bytes, uint64_t *inodes)
@@ -597,7 +636,7 @@ void node_flush_failed(void *arg, uint64_t id, int err)
 	struct node *n = arg;
 	log_error("node: object %llu: data could not be made durable here: %s: nothing is acknowledged any more; "
 		  "check the disk, then restart this node or promote another", (unsigned long long)id, strerror(-err));
-	n->frozen = true;
+	atomic_store(&n->frozen, true);
 	queue_freeze(n->cfg.queue, true);
 	hook_state(n, "frozen", "");
 }
@@ -608,11 +647,7 @@ void node_barrier_done(void *arg, uint64_t seq, int err)
 	struct msg m = { .kind = FRAME_BARRIER, .barrier = { .seq = seq, .err = err } };
 	struct core_event failed = { .type = EV_DIVERGED, .flag = true, .text = "changes could not be made durable here" };
 
-	pthread_mutex_lock(&n->core_mu);
-	int peer = n->core.following;
-	pthread_mutex_unlock(&n->core_mu);
-	if (peer)
-		link_send(n->links, (unsigned)peer, &m);
+	stream_answer(n, &m);
 	if (err)
 		node_event(n, &failed);
 }
@@ -621,11 +656,10 @@ void node_report(void *arg, const struct report *r)
 {
 	struct node *n = arg;
 	struct msg m = { .kind = FRAME_REPORT, .report = *r };
-	pthread_mutex_lock(&n->core_mu);
-	int peer = n->core.following;
-	pthread_mutex_unlock(&n->core_mu);
-	if (peer && link_send_wait(n->links, (unsigned)peer, &m))
-		link_reset(n->links, (unsigned)peer, "a report could not be sent");
+	unsigned peer = n->stream_peer;		/* from its applier only, which ends before this changes */
+
+	if (peer && link_send_wait(n->links, peer, &m))
+		link_reset(n->links, peer, "a report could not be sent");
 }
 
 int node_stream_epoch(void *arg, struct epoch ep, uint64_t seq, uint64_t prev_lsn)
@@ -701,7 +735,7 @@ static void describe_knowledge(struct node *n, bool fenced, char *out, size_t si
 	else
 		snprintf(contact, sizeof contact, "never since this daemon started");
 	snprintf(out, size, "last contact with the old primary: %s; last LSN applied here: %llu of reign %llu; %s%s%s%s", contact,
-		 (unsigned long long)node_lsn(n), (unsigned long long)state_epoch(&n->core.rec).reign,
+		 (unsigned long long)lsn_locked(n), (unsigned long long)state_epoch(&n->core.rec).reign,
 		 n->core.rec.handed_over ? "the old primary handed over: nothing is missing" :
 		 n->core.level ? "this node was level: no acknowledged change is missing, only what nobody was promised" :
 		 "this node was not level: acknowledged changes may be missing",
@@ -716,6 +750,10 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 	uint64_t t0 = clock_mono_ms();
 	auto_lock(&n->core_mu);
 
+	if (n->closed) {
+		snprintf(text, size, "this daemon is being stopped");
+		return -EBUSY;
+	}
 	if (n->promote_state == 1) {
 		snprintf(text, size, "a promotion is under way");
 		return -EBUSY;
@@ -724,8 +762,10 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 	bool was = n->core.role == CORE_PRIMARY;
 	n->promote_state = 1;
 	step_locked(n, &e);
-	while (n->promote_state == 1)
+	while (n->promote_state == 1 && !n->closed)
 		pthread_cond_wait(&n->core_changed, &n->core_mu);
+	if (n->promote_state == 1)
+		snprintf(n->promote_text, sizeof n->promote_text, "this daemon is being stopped");
 	bool ok = n->promote_state == 2;
 	n->promote_state = 0;
 	if (ok && !was)
@@ -735,20 +775,30 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 	return ok ? 0 : -EPERM;
 }
 
-/* Shuts changes off and sends the handover behind the last of them; waits until the sync set has received it. */
+/*
+ * Giving the role up. Changes are shut off and the sync set confirms all that there are; when it doesn't in time nothing has been said to anybody,
+ * and this node goes on. Then the handover follows: from here on there is no way back, for who has heard it may be promoted.
+ */
 static int hand_over(struct node *n, bool stopping)
 {
+	struct timespec until = clock_mono_after_ms(HANDOVER_WAIT_MS);
+	struct core_event e = { .type = EV_DEMOTED, .flag = stopping };
 	struct op op = { .type = OP_HANDOVER };
 	uint64_t seq;
 
 	interpose_set_writable(n->ip, false);
-	op.stamp = interpose_stamp(n->ip);
-	int err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
-	if (!err)
-		err = queue_wait(n->cfg.queue, seq, CONFIRM_APPLIED);
+	int err = queue_wait_until(n->cfg.queue, queue_last(n->cfg.queue), CONFIRM_APPLIED, &until);
 	if (err)
 		return err;
-	struct core_event e = { .type = EV_DEMOTED, .lsn = node_lsn(n), .flag = stopping };
+	op.stamp = interpose_stamp(n->ip);
+	err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
+	if (err)
+		return err;
+	until = clock_mono_after_ms(HANDOVER_WAIT_MS);
+	err = queue_wait_until(n->cfg.queue, seq, CONFIRM_APPLIED, &until);
+	if (err)
+		log_warn("node: not every standby has confirmed the handover: %s: a promotion there may need --fenced", strerror(-err));
+	e.lsn = node_lsn(n);
 	return node_event_recorded(n, &e);
 }
 
@@ -769,14 +819,39 @@ static void describe_successors(struct node *n, char *out, size_t size)
 			 "no other node was level: promote this one again, or let another become level first", found > 1 ? "have" : "has");
 }
 
+/* One at a time. When it fails changes are admitted again, by the worker: it knows whether this node is primary still. */
+static int give_role_up(struct node *n, bool stopping)
+{
+	struct core_event failed = { .type = EV_NOT_DEMOTED };
+
+	pthread_mutex_lock(&n->core_mu);
+	bool other = n->handing_over;
+	n->handing_over = true;
+	pthread_mutex_unlock(&n->core_mu);
+	if (other)
+		return -EBUSY;
+	int err = hand_over(n, stopping);
+	pthread_mutex_lock(&n->core_mu);
+	n->handing_over = false;
+	if (err)
+		step_locked(n, &failed);
+	pthread_mutex_unlock(&n->core_mu);
+	return err;
+}
+
 int node_demote(struct node *n, bool force, char *text, size_t size)
 {
 	pthread_mutex_lock(&n->core_mu);
 	enum core_role role = n->core.role;
+	bool busy = n->closed || n->handing_over || (role == CORE_PRIMARY && !atomic_load(&n->serving));
 	pthread_mutex_unlock(&n->core_mu);
-	if (role != CORE_PRIMARY) {
+	if (role == CORE_STANDBY) {
 		snprintf(text, size, "this node is not primary: nothing to do");
-		return role == CORE_STANDBY ? 0 : -EBUSY;
+		return 0;
+	}
+	if (busy || role != CORE_PRIMARY) {
+		snprintf(text, size, "this node is changing its role already, or being stopped: try again");
+		return -EBUSY;
 	}
 	uint64_t writers = interpose_writers(n->ip);
 	if (writers && !force) {
@@ -784,10 +859,9 @@ int node_demote(struct node *n, bool force, char *text, size_t size)
 			 (unsigned long long)writers);
 		return -EBUSY;
 	}
-	int err = hand_over(n, false);
+	int err = give_role_up(n, false);
 	if (err) {
-		interpose_set_writable(n->ip, true);
-		snprintf(text, size, "the handover failed: %s: this node stays primary", strerror(-err));
+		snprintf(text, size, "the handover failed: %s: `tandemfs status` says what this node is now", strerror(-err));
 		return err;
 	}
 	describe_successors(n, text, size);
@@ -861,7 +935,7 @@ void node_status(struct node *n, struct node_status *out)
 	out->frozen = n->frozen;
 	out->level = n->core.level;
 	out->epoch = state_epoch(&n->core.rec);
-	out->lsn = node_lsn(n);
+	out->lsn = lsn_locked(n);
 	out->sync_set = n->core.rec.sync_set;
 	out->queue_bytes = queue_bytes(n->cfg.queue);
 	out->following = (unsigned)n->core.following;
@@ -887,6 +961,9 @@ int node_new(const struct node_config *cfg, struct node **out)
 	cond_init_mono(&n->job_cond);
 	cond_init_mono(&n->tick_cond);
 	cond_init_mono(&n->record_cond);
+	cond_init_mono(&n->settle_cond);
+	cond_init_mono(&n->hook_cond);
+	pthread_mutex_init(&n->answer_mu, NULL);
 	pthread_mutex_init(&n->stream_mu, NULL);
 	pthread_mutex_init(&n->ack_mu, NULL);
 	cond_init_mono(&n->ack_cond);
@@ -895,17 +972,16 @@ int node_new(const struct node_config *cfg, struct node **out)
 	return 0;
 }
 
+/* In this order; they end in the reverse one but for the recorder, which others wait for. */
 static int start_threads(struct node *n)
 {
-	if (pthread_create(&n->worker, NULL, worker_thread, n))
-		return -EAGAIN;
-	if (pthread_create(&n->recorder, NULL, record_thread, n))
-		return -EAGAIN;
-	if (pthread_create(&n->acker, NULL, node_ack_thread, n))
-		return -EAGAIN;
-	if (pthread_create(&n->ticker, NULL, tick_thread, n))
-		return -EAGAIN;
-	n->threads = true;
+	struct { pthread_t *t; void *(*run)(void *); } all[] = {
+		{ &n->recorder, record_thread }, { &n->worker, worker_thread }, { &n->settler, settle_thread }, { &n->acker, node_ack_thread },
+		{ &n->ticker, tick_thread },
+	};
+	for (; n->threads < ARRAY_LEN(all); n->threads++)
+		if (pthread_create(all[n->threads].t, NULL, all[n->threads].run, n))
+			return -EAGAIN;
 	return 0;
 }
 
@@ -921,6 +997,8 @@ static int start_links(struct node *n)
 	return links_start(&l, &n->links);
 }
 
+static void end_threads(struct node *n);
+
 int node_start(struct node *n, struct interpose *ip, struct apply *apply, const struct node_resync *r)
 {
 	struct core_event e = { .type = EV_START };
@@ -930,15 +1008,19 @@ int node_start(struct node *n, struct interpose *ip, struct apply *apply, const 
 	n->resync = *r;
 	look_at_room(n);
 	n->core.rec.clean = false;
-	int err = state_mark(n->cfg.state_file, &n->core.rec, n->core.rec.marks[0].lsn);
-	if (err)
-		return err;
-	err = start_links(n);
+	n->mark_due = n->core.unknown;
+	int err = n->mark_due ? state_save(n->cfg.state_file, &n->core.rec) :
+				state_mark(n->cfg.state_file, &n->core.rec, n->core.rec.marks[0].lsn);
+	if (!err)
+		err = start_links(n);
 	if (!err)
 		err = start_threads(n);
-	if (!err)
-		node_event(n, &e);
-	return err;
+	if (err) {
+		end_threads(n);
+		return err;
+	}
+	node_event(n, &e);
+	return 0;
 }
 
 static void say_goodbye(struct node *n, bool handover)
@@ -949,56 +1031,85 @@ static void say_goodbye(struct node *n, bool handover)
 			link_send(n->links, p, &m);
 }
 
-static void stop_threads(struct node *n)
+static void join(struct node *n, unsigned number, pthread_t t)
 {
-	if (!n->threads)
-		return;
+	if (n->threads >= number)
+		pthread_join(t, NULL);
+}
+
+/* Deciding ends with the worker; then nobody but us touches the streams. What they had received is applied, and may have to be recorded. */
+static void end_threads(struct node *n)
+{
+	if (n->links)
+		links_end(n->links);
 	pthread_mutex_lock(&n->job_mu);
-	n->stopping = true;
+	atomic_store(&n->stopping, true);
+	n->worker_stop = true;
 	pthread_cond_broadcast(&n->tick_cond);
-	pthread_mutex_unlock(&n->job_mu);
-	pthread_join(n->ticker, NULL);
-	node_ack_poke(n);
-	pthread_join(n->acker, NULL);
-	pthread_mutex_lock(&n->job_mu);
-	n->jobs_stop = true;
+	pthread_cond_broadcast(&n->settle_cond);
 	pthread_cond_broadcast(&n->job_cond);
+	pthread_mutex_unlock(&n->job_mu);
+	node_ack_poke(n);
+	join(n, 5, n->ticker);
+	join(n, 4, n->acker);
+	join(n, 3, n->settler);
+	hooks_stop(n);
+	join(n, 2, n->worker);
+	for (unsigned p = 1; p <= NODE_MAX; p++)
+		stream_close(n, p);
+	stream_unfollow(n);
+	pthread_mutex_lock(&n->job_mu);
+	n->recorder_stop = true;
 	pthread_cond_broadcast(&n->record_cond);
 	pthread_mutex_unlock(&n->job_mu);
-	pthread_join(n->worker, NULL);
-	pthread_join(n->recorder, NULL);
-	n->threads = false;
+	join(n, 1, n->recorder);
+	n->threads = 0;
+	pthread_mutex_lock(&n->core_mu);
+	n->closed = true;
+	pthread_cond_broadcast(&n->core_changed);
+	pthread_mutex_unlock(&n->core_mu);
 }
 
 void node_stop(struct node *n)
 {
 	struct core_event e = { .type = EV_STOPPING };
-	uint64_t lsn;
+	bool handed = false;
 
 	pthread_mutex_lock(&n->core_mu);
-	bool primary = n->core.role == CORE_PRIMARY;
+	bool primary = n->core.role == CORE_PRIMARY && atomic_load(&n->serving);
 	pthread_mutex_unlock(&n->core_mu);
-	lsn = node_lsn(n);
-	if (primary && hand_over(n, true))
+	if (primary && !(handed = give_role_up(n, true) == 0))
 		log_error("node: the role could not be handed over: a standby needs --fenced to be promoted");
-	if (n->threads && node_event_recorded(n, &e))
-		log_error("node: can't record the stop");
-	say_goodbye(n, primary);
-	links_stop(n->links);
-	for (unsigned p = 1; p <= NODE_MAX; p++)
-		stream_close(n, p);
-	stream_unfollow(n);
-	stop_threads(n);
+	if (node_event_recorded(n, &e))
+		log_error("node: can't record the stop: no goodbye, so that the others don't rely on it");
+	else
+		say_goodbye(n, handed);
+	end_threads(n);
+	pthread_mutex_lock(&n->core_mu);
 	n->core.rec.clean = true;
-	int err = state_mark(n->cfg.state_file, &n->core.rec, lsn);
+	struct state last = n->core.rec;
+	uint64_t lsn = lsn_locked(n);
+	bool unknown = n->core.unknown;
+	pthread_mutex_unlock(&n->core_mu);
+	int err = unknown ? state_save(n->cfg.state_file, &last) : state_mark(n->cfg.state_file, &last, lsn);
 	if (err)
 		log_error("state: can't write the mark: %s", strerror(-err));
+}
+
+static void free_jobs(struct node *n)
+{
+	for (struct job *j = n->jobs, *next; j; j = next) {
+		next = j->next;
+		free(j);
+	}
 }
 
 void node_free(struct node *n)
 {
 	if (!n)
 		return;
+	links_stop(n->links);
+	free_jobs(n);
 	pthread_mutex_destroy(&n->core_mu);
 	pthread_mutex_destroy(&n->job_mu);
 	pthread_mutex_destroy(&n->stream_mu);
@@ -1007,6 +1118,9 @@ void node_free(struct node *n)
 	pthread_cond_destroy(&n->job_cond);
 	pthread_cond_destroy(&n->tick_cond);
 	pthread_cond_destroy(&n->record_cond);
+	pthread_cond_destroy(&n->settle_cond);
+	pthread_cond_destroy(&n->hook_cond);
+	pthread_mutex_destroy(&n->answer_mu);
 	pthread_cond_destroy(&n->ack_cond);
 	free(n);
 }

@@ -23,7 +23,7 @@ struct node_resync {
 	int (*start)(void *arg, unsigned peer, bool full);	/* FULL: compare everything; else stand by for restate */
 	void (*stop)(void *arg, unsigned peer);			/* waits for its thread */
 	void (*report)(void *arg, unsigned peer, const struct report *r);
-	void (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);
+	bool (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);	/* false: there is no engine for PEER */
 	int (*keep_lost)(void *arg, const char *session);	/* before a comparison's first statement; NULL = don't keep */
 	void *arg;
 };

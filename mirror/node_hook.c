@@ -3,6 +3,7 @@
  * answers by its exit status; the state hook is called `HOOK VOLUME WHAT [NODE]` and nobody waits for it. Each runs from a thread of its own.
  */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -21,16 +22,17 @@ enum { HOOK_ARGS_MAX = 4, STATE_HOOK_TIMEOUT_MS = 30000, HOOK_POLL_US = 2000 };
 
 struct hook {
 	struct node *n;
-	unsigned peer;			/* fence: answer for this one; 0 = nobody waits */
+	unsigned peer;			/* fence: answer for this one; 0 = nobody waits, and N may be gone */
+	uint64_t number;		/* of the ACT_FENCE */
 	unsigned timeout_ms;
-	const char *path;		/* borrowed from the configuration */
+	char path[PATH_MAX];
 	char arg[HOOK_ARGS_MAX][64];
 };
 
-/* Waits for PID, kills it when the time is over. Its exit status, or -errno. */
-static int wait_child(pid_t pid, unsigned timeout_ms)
+/* Waits for PID, kills it when the time is over or nobody is left to answer to. Its exit status, or -errno. */
+static int wait_child(const struct hook *h, pid_t pid)
 {
-	uint64_t end = clock_mono_ms() + timeout_ms;
+	uint64_t end = clock_mono_ms() + h->timeout_ms;
 	int status;
 
 	for (;;) {
@@ -39,10 +41,11 @@ static int wait_child(pid_t pid, unsigned timeout_ms)
 			return WIFEXITED(status) ? WEXITSTATUS(status) : -ECHILD;
 		if (r < 0)
 			return -errno;
-		if (clock_mono_ms() >= end) {
+		bool stopped = h->peer && atomic_load(&h->n->stopping);
+		if (stopped || clock_mono_ms() >= end) {
 			kill(-pid, SIGKILL);
 			waitpid(pid, &status, 0);
-			return -ETIMEDOUT;
+			return stopped ? -ECANCELED : -ETIMEDOUT;
 		}
 		usleep(HOOK_POLL_US);
 	}
@@ -65,7 +68,21 @@ static int run_hook(const struct hook *h)
 	posix_spawnattr_setsigdefault(&attr, &all);
 	int err = posix_spawn(&pid, h->path, NULL, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
-	return err ? -err : wait_child(pid, h->timeout_ms);
+	return err ? -err : wait_child(h, pid);
+}
+
+static void fence_hooks_add(struct node *n, int more)
+{
+	auto_lock(&n->job_mu);
+	n->fence_hooks += (unsigned)more;
+	pthread_cond_broadcast(&n->hook_cond);
+}
+
+void hooks_stop(struct node *n)
+{
+	auto_lock(&n->job_mu);
+	while (n->fence_hooks)
+		pthread_cond_wait(&n->hook_cond, &n->job_mu);
 }
 
 static void *hook_thread(void *arg)
@@ -78,8 +95,9 @@ static void *hook_thread(void *arg)
 	else if (r)
 		log_error("hook: %s %s %s: exit status %d", h->path, h->arg[0], h->arg[1], r);
 	if (h->peer) {
-		struct core_event e = { .type = EV_FENCED, .peer = h->peer, .ok = r == 0 };
+		struct core_event e = { .type = EV_FENCED, .peer = h->peer, .seq = h->number, .ok = r == 0 };
 		node_event(h->n, &e);
+		fence_hooks_add(h->n, -1);
 	}
 	free(h);
 	return NULL;
@@ -97,18 +115,21 @@ static int start(struct hook *h)
 	return 0;
 }
 
-void hook_fence(struct node *n, unsigned peer, bool stop)
+void hook_fence(struct node *n, unsigned peer, uint64_t number, bool stop)
 {
-	struct core_event failed = { .type = EV_FENCED, .peer = peer };
+	struct core_event failed = { .type = EV_FENCED, .peer = peer, .seq = number };
 	struct hook *h = calloc(1, sizeof *h);
 
 	if (h && n->cfg.fence_hook) {
-		*h = (struct hook){ .n = n, .peer = peer, .timeout_ms = n->cfg.fence_timeout_ms, .path = n->cfg.fence_hook };
+		*h = (struct hook){ .n = n, .peer = peer, .number = number, .timeout_ms = n->cfg.fence_timeout_ms };
+		snprintf(h->path, sizeof h->path, "%s", n->cfg.fence_hook);
 		snprintf(h->arg[0], sizeof h->arg[0], "%s", stop ? "stop" : "outdate");
 		snprintf(h->arg[1], sizeof h->arg[1], "%s", n->cfg.peers[peer].name ? n->cfg.peers[peer].name : "?");
 		log_warn("fence: %s %s %s", h->path, h->arg[0], h->arg[1]);
+		fence_hooks_add(n, 1);
 		if (!start(h))
 			return;
+		fence_hooks_add(n, -1);
 	} else {
 		free(h);
 	}
@@ -122,7 +143,8 @@ void hook_state(struct node *n, const char *what, const char *which)
 	struct hook *h = calloc(1, sizeof *h);
 	if (!h)
 		return;
-	*h = (struct hook){ .n = n, .timeout_ms = STATE_HOOK_TIMEOUT_MS, .path = n->cfg.state_hook };
+	*h = (struct hook){ .timeout_ms = STATE_HOOK_TIMEOUT_MS };
+	snprintf(h->path, sizeof h->path, "%s", n->cfg.state_hook);
 	snprintf(h->arg[0], sizeof h->arg[0], "%s", n->cfg.volume);
 	snprintf(h->arg[1], sizeof h->arg[1], "%s", what);
 	snprintf(h->arg[2], sizeof h->arg[2], "%s", which);

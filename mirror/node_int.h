@@ -22,7 +22,6 @@ struct sender {
 	struct node *n;
 	unsigned peer;
 	uint64_t token;				/* 0 = none is wanted */
-	bool full;
 	struct conn *conn;			/* NULL until it is up; guarded by node.stream_mu */
 	pthread_t thread;
 	bool running;				/* the thread must be joined */
@@ -62,23 +61,34 @@ struct node {
 	pthread_mutex_t core_mu;		/* guards core, saved/started, answers */
 	pthread_cond_t core_changed;
 	struct core core;
-	uint64_t rec_started, rec_saved;	/* records begun and ended (with success) by the worker */
+	bool handing_over;			/* somebody gives the role up */
+	uint64_t rec_started, rec_saved;	/* records begun and ended (with success) by the recorder */
+	struct state saving;			/* the recorder's copy */
+	bool mark_due;				/* the data were unknown at the start: marks are made when they no longer are */
+	bool closed;				/* stopped: nobody waits for anything any more */
 	bool epoch_waiting, epoch_ok;
 	int promote_state;			/* 0 none, 1 under way, 2 ok, 3 refused */
 	char promote_text[NODE_TEXT_MAX];
-	bool frozen;
+	_Atomic bool frozen;
+	_Atomic bool serving;			/* the worker has opened this node for changes, and not shut it */
 
-	pthread_mutex_t job_mu;			/* guards jobs, stopping */
-	pthread_cond_t job_cond, tick_cond, record_cond;
+	pthread_mutex_t job_mu;			/* guards what follows */
+	pthread_cond_t job_cond, tick_cond, record_cond, settle_cond, hook_cond;
 	bool record_wanted;
 	struct job *jobs, **jobs_last;
-	bool stopping, jobs_stop;
-	pthread_t worker, recorder, ticker, acker;
-	bool threads;
+	uint64_t settle_wanted;			/* number of the newest ACT_SETTLE; 0 = none */
+	unsigned fence_hooks;			/* that run: they answer to us */
+	bool worker_stop, recorder_stop;
+	_Atomic bool stopping;			/* written under job_mu */
+	pthread_t worker, recorder, ticker, acker, settler;
+	unsigned threads;			/* how many were started, in the order of node_threads */
 
 	pthread_mutex_t stream_mu;		/* guards senders' and receiver's conn and token */
 	struct sender sender[NODE_MAX + 1];
 	struct receiver *receiver;		/* NULL = none; replaced by the worker only */
+
+	pthread_mutex_t answer_mu;		/* held while an answer is put into the outbox: it goes to whom it is for, with its numbers */
+	unsigned stream_peer;			/* whose stream our positions and barriers belong to; 0 = none. Guarded by answer_mu */
 
 	/* where the stream is: written by the applier, or under the queue's order */
 	_Atomic uint64_t base_seq;		/* seq of the current epoch's LSN 0 */
@@ -108,11 +118,13 @@ void node_stream_ready(void *node, unsigned peer, uint64_t token, struct conn *c
 void node_stream_opened(struct node *n, unsigned peer, const struct opened_msg *m);
 void *node_ack_thread(void *node);
 void node_ack_poke(struct node *n);
+/* Sends M to the node whose stream is being applied. 0, -ENOTCONN. */
+int stream_answer(struct node *n, const struct msg *m);
 
 /* node_hook.c */
-void hook_fence(struct node *n, unsigned peer, bool stop);	/* answers with EV_FENCED */
+void hook_fence(struct node *n, unsigned peer, uint64_t number, bool stop);	/* answers with EV_FENCED */
+/* Ends all fence hooks that run, and waits for them; n->stopping is set. */
+void hooks_stop(struct node *n);
 void hook_state(struct node *n, const char *what, const char *which);
-
-uint64_t node_lsn(struct node *n);
 
 #endif

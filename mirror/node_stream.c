@@ -68,7 +68,10 @@ static void *sender_thread(void *arg)
 	struct sender *s = arg;
 	int err = send_all(s);
 
-	if (err != -ESHUTDOWN) {
+	pthread_mutex_lock(&s->n->stream_mu);
+	bool closed = !s->running;		/* by us */
+	pthread_mutex_unlock(&s->n->stream_mu);
+	if (err != -ESHUTDOWN && !closed) {
 		struct core_event e = { .type = EV_PEER_FAILED, .peer = s->peer, .text = "its stream broke" };
 		node_event(s->n, &e);
 	}
@@ -100,7 +103,6 @@ void stream_open(struct node *n, const struct core_action *a)
 	s->n = n;
 	s->peer = a->peer;
 	s->token = m.open.token;
-	s->full = a->full;
 	pthread_mutex_unlock(&n->stream_mu);
 	link_send(n->links, a->peer, &m);
 }
@@ -150,15 +152,23 @@ void node_ack_poke(struct node *n)
 	pthread_mutex_unlock(&n->ack_mu);
 }
 
+static int answer_locked(struct node *n, const struct msg *m)
+{
+	return n->stream_peer ? link_send(n->links, n->stream_peer, m) : -ENOTCONN;
+}
+
+int stream_answer(struct node *n, const struct msg *m)
+{
+	auto_lock(&n->answer_mu);
+	return answer_locked(n, m);
+}
+
 static void send_ack(struct node *n)
 {
 	struct msg m = { .kind = FRAME_ACK };
-	pthread_mutex_lock(&n->core_mu);
-	int peer = n->core.following;
-	pthread_mutex_unlock(&n->core_mu);
+	auto_lock(&n->answer_mu);
 	m.ack = (struct ack){ atomic_load(&n->recv_seq), atomic_load(&n->applied_seq), atomic_load(&n->recv_bytes) };
-	if (peer)
-		link_send(n->links, (unsigned)peer, &m);
+	answer_locked(n, &m);
 }
 
 /* One acknowledgement at a time is under way; what comes meanwhile is in the next. */
@@ -168,7 +178,7 @@ void *node_ack_thread(void *arg)
 	uint64_t sent = 0;
 
 	pthread_mutex_lock(&n->ack_mu);
-	while (!n->stopping) {
+	while (!atomic_load(&n->stopping)) {
 		if (atomic_load(&n->ack_wanted) == sent) {
 			pthread_cond_wait(&n->ack_cond, &n->ack_mu);
 			continue;
@@ -353,7 +363,9 @@ static bool stream_fits(struct node *n, const struct core_action *a)
 static void stream_position(struct node *n, const struct core_action *a)
 {
 	bool full = a->msg.open.mode == OPEN_FULL;
+	auto_lock(&n->answer_mu);
 
+	n->stream_peer = a->peer;
 	atomic_store(&n->from_instance, full ? 0 : a->instance);
 	atomic_store(&n->full_instance, full ? a->instance : 0);
 	atomic_store(&n->recv_seq, a->msg.open.from_seq);
@@ -439,6 +451,9 @@ void stream_unfollow(struct node *n)
 		pthread_join(r->applier, NULL);
 		apply_drain(n->apply);
 	}
+	pthread_mutex_lock(&n->answer_mu);
+	n->stream_peer = 0;
+	pthread_mutex_unlock(&n->answer_mu);
 	receiver_free(r);
 }
 
@@ -487,11 +502,8 @@ void node_stream_ready(void *arg, unsigned peer, uint64_t token, struct conn *c)
 	struct node *n = arg;
 	struct core_event e = { .type = EV_STREAM_UP, .peer = peer };
 
-	if (ready_to_send(n, peer, token, c)) {
-		if (!n->sender[peer].full && n->resync.start(n->resync.arg, peer, false))
-			log_warn("resync: node %u: no engine for statements: it is compared when one is needed", peer);
+	if (ready_to_send(n, peer, token, c))
 		node_event(n, &e);
-	}
 	else if (!ready_to_receive(n, peer, token, c)) {
 		conn_shutdown(c);
 		conn_free(c);

@@ -650,24 +650,30 @@ void queue_freeze(struct queue *q, bool frozen)
 	wake_waiters(q);
 }
 
-static void wait_on(struct queue *q, struct waiter *w)
+/* Until W is woken. 0 or -ETIMEDOUT (UNTIL NULL: never). */
+static int wait_on(struct queue *q, struct waiter *w, const struct timespec *until)
 {
-	pthread_cond_init(&w->cond, NULL);
+	int err = 0;
+
+	cond_init_mono(&w->cond);
 	w->next = q->waiters;
 	w->prevp = &q->waiters;
 	if (w->next)
 		w->next->prevp = &w->next;
 	q->waiters = w;
 	w->woken = false;
-	while (!w->woken)
-		pthread_cond_wait(&w->cond, &q->mu);
+	while (!w->woken && !err)
+		err = until ? pthread_cond_timedwait(&w->cond, &q->mu, until) : pthread_cond_wait(&w->cond, &q->mu);
 	*w->prevp = w->next;
 	if (w->next)
 		w->next->prevp = w->prevp;
 	pthread_cond_destroy(&w->cond);
+	return w->woken ? 0 : -err;
 }
 
-int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what)
+int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what) { return queue_wait_until(q, seq, what, NULL); }
+
+int queue_wait_until(struct queue *q, uint64_t seq, enum queue_confirm what, const struct timespec *until)
 {
 	struct waiter w = { .seq = seq, .what = what };
 	int r;
@@ -679,8 +685,8 @@ int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what)
 		return q->stopped ? -ESHUTDOWN : 0;
 	}
 #endif
-	while (!(r = confirmed(q, seq, what)))
-		wait_on(q, &w);
+	while (!(r = confirmed(q, seq, what)) && !(r = wait_on(q, &w, until)))
+		;
 	if (what == CONFIRM_DURABLE)
 		barrier_remove(q, seq);
 	return r < 0 ? r : 0;

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "mirror/op.h"
 
@@ -71,6 +72,8 @@ void queue_freeze(struct queue *q, bool frozen);
  * 0; -ESHUTDOWN (role lost, stop); -EAGAIN (CONFIRM_DURABLE only): a peer of the set came back behind SEQ without having answered it:
  * the caller appends a new barrier. A peer whose barrier failed does not count as having confirmed. */
 int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what);
+/* The same until UNTIL (clock_mono): -ETIMEDOUT. NULL = without limit. */
+int queue_wait_until(struct queue *q, uint64_t seq, enum queue_confirm what, const struct timespec *until);
 /* Nobody will wait for the barrier SEQ. */
 void queue_forget(struct queue *q, uint64_t seq);
 /* Wakes all waiters with -ESHUTDOWN and refuses more, until queue_restart (which also empties it, detaches all and starts at seq 1 again;

@@ -57,12 +57,13 @@ static void resync_heard(void *arg, unsigned peer, const struct report *rep)
 		resync_report(d->resync[peer], rep);
 }
 
-static void resync_again(void *arg, unsigned peer, const uint64_t *ids, unsigned n)
+static bool resync_again(void *arg, unsigned peer, const uint64_t *ids, unsigned n)
 {
 	struct daemon *d = arg;
 	auto_lock(&d->resync_mu);
 	if (d->resync[peer])
 		resync_restate(d->resync[peer], ids, n);
+	return d->resync[peer];
 }
 
 static int resync_keep(void *arg, const char *session)
@@ -349,6 +350,7 @@ static int start(struct daemon *d)
 			  strerror(-r));
 		return r;
 	}
+	d->node_started = true;
 	r = fuse_front_run(d->front);
 	if (!r)
 		r = control_server_start(d->conf->control_socket, daemon_control, d, &d->control);
@@ -362,11 +364,15 @@ static int start(struct daemon *d)
 	return 0;
 }
 
-static void take_down(struct daemon *d, bool started)
+static void take_down(struct daemon *d)
 {
-	if (d->front)
-		fuse_front_free(d->front);
-	if (started)
+	pthread_mutex_lock(&d->front_mu);
+	struct fuse_front *front = d->front;
+	d->front = NULL;
+	pthread_mutex_unlock(&d->front_mu);
+	if (front)
+		fuse_front_free(front);
+	if (d->node_started)
 		node_stop(d->node);
 	if (d->control)
 		control_server_stop(d->control);
@@ -399,6 +405,7 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 	d.args = a;
 	d.started_ms = clock_mono_ms();
 	pthread_mutex_init(&d.resync_mu, NULL);
+	pthread_mutex_init(&d.front_mu, NULL);
 	pthread_mutex_init(&d.end_mu, NULL);
 	pthread_cond_init(&d.end_cond, NULL);
 	int r = volume_check_caps(err, sizeof err);
@@ -420,7 +427,7 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 	} else if (d.front) {
 		fuse_front_stop(d.front, true);
 	}
-	take_down(&d, started);
+	take_down(&d);
 	if (started)
 		log_info("volume %s: stopped", c->name);
 	return r;

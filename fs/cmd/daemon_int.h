@@ -28,7 +28,9 @@ struct daemon {
 	struct apply *apply;
 	struct resync_sink *sink;
 	struct lock_table *flocks;
-	struct fuse_front *front;
+	pthread_mutex_t front_mu;		/* guards the pointer against requests that come while the daemon ends */
+	struct fuse_front *front;		/* NULL when it is gone */
+	bool node_started;
 	struct control_server *control;
 	uint64_t started_ms;
 

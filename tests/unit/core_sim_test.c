@@ -7,7 +7,11 @@
  *  - no operation is acknowledged by a node while another one has begun a newer reign;
  *  - when everything is healed, a primary comes to have all others level (nothing is stuck).
  *
- * The fence is a power switch: `outdate` and `stop` kill the node, when they succeed. People say --fenced only of a node that is dead.
+ *  - and holds what the primary holds, op by op.
+ *
+ * In two of three worlds the fence is a power switch: `outdate` and `stop` kill the node, when they succeed. In the third there is none, and people
+ * heed what they are told: don't promote a node that left the sync set unfenced. People say --fenced only of a node that is dead. Disks are slow and fail,
+ * standbys hang, daemons are stopped in order, making everything durable takes long.
  * SEEDS=n runs so many (default 300), SEED=s one, with a trace when TRACE is set.
  */
 #include <check.h>
@@ -23,7 +27,7 @@ enum { N_MAX = 4, HIST_MAX = 4096, MSGS_MAX = 4096, STEP_MS = 5, RUN_MS = 60000,
 
 struct sop { uint32_t id; struct epoch epoch; };	/* id 0: an epoch begins */
 struct simmsg { bool used; unsigned from, to; uint64_t due, order; struct msg m; int what; };
-struct sstream { bool open, full, comparing; unsigned to; uint64_t at; uint64_t compare_due; };
+struct sstream { bool open, full, comparing; unsigned to; uint64_t at; uint64_t compare_due, up_due; };
 struct simnode {
 	bool alive, primary, recording, forced;
 	struct core c;
@@ -37,7 +41,10 @@ struct simnode {
 	bool want_epoch;
 	uint32_t acked;				/* prefix of hist that was acknowledged */
 	struct sstream out[N_MAX + 1];		/* to peer */
-	uint64_t fence_due[N_MAX + 1];
+	uint64_t fence_due[N_MAX + 1], fence_number[N_MAX + 1];
+	uint64_t full_instance;			/* whose comparison is under way */
+	uint64_t settle_due, settle_number, hang_until, die_due;
+	bool stopping, goodbye;			/* goodbye: with the record under way */
 	bool fence_ok[N_MAX + 1];
 	uint64_t heard[N_MAX + 1];
 };
@@ -50,7 +57,7 @@ static struct {
 	uint64_t redial[N_MAX + 1][N_MAX + 1];
 	struct simmsg msgs[MSGS_MAX];
 	uint8_t acked[1 << 20];			/* by op id */
-	bool healing, trace, hook;
+	bool healing, resting, trace, hook;
 	char fault[400];
 } W;
 
@@ -112,6 +119,7 @@ static void disconnect(unsigned a, unsigned b, const char *why)
 		if (W.msgs[k].used && ((W.msgs[k].from == a && W.msgs[k].to == b) || (W.msgs[k].from == b && W.msgs[k].to == a)))
 			W.msgs[k].used = false;
 	W.node[a].out[b].open = W.node[b].out[a].open = false;
+	W.node[a].out[b].up_due = W.node[b].out[a].up_due = 0;
 	for (unsigned k = 0; k < 2; k++) {
 		unsigned x = k ? b : a, y = k ? a : b;
 		struct core_event e = { .type = EV_PEER_DOWN, .peer = y, .text = why };
@@ -126,7 +134,8 @@ static void crash(unsigned i)
 	if (!s->alive)
 		return;
 	trace("node %u crashes", i);
-	s->alive = s->primary = s->recording = false;
+	s->alive = s->primary = s->recording = s->stopping = s->goodbye = false;
+	s->settle_due = s->die_due = s->hang_until = 0;
 	memset(s->out, 0, sizeof s->out);
 	memset(s->fence_due, 0, sizeof s->fence_due);
 	for (unsigned j = 1; j <= W.n; j++)
@@ -147,7 +156,7 @@ static void start(unsigned i)
 	trace("node %u starts", i);
 	s->alive = true;
 	s->instance = rnd();
-	s->from_instance = 0;
+	s->from_instance = s->full_instance = s->stall_until = 0;
 	s->ackset = 0;
 	s->want_epoch = s->forced = false;
 	s->born = W.now;
@@ -185,6 +194,7 @@ static void action(unsigned i, const struct core_action *a)
 	case ACT_LOG: trace("  %u: %s", i, a->text); break;
 	case ACT_RECORD:
 		s->recording = true;
+		s->goodbye = s->stopping;
 		s->snap = s->c.rec;
 		s->rec_due = W.now + 1 + rnd() % 5 + (chance(20000) ? 300 : 0);
 		break;
@@ -198,39 +208,51 @@ static void action(unsigned i, const struct core_action *a)
 		post(i, a->peer, &m);
 		break;
 	}
-	case ACT_CLOSE: s->out[a->peer].open = false; break;
+	case ACT_CLOSE: s->out[a->peer].open = false, s->out[a->peer].up_due = 0; break;
 	case ACT_COMPARE:
+		if (!a->full)
+			break;
 		s->out[a->peer].comparing = true;
 		s->out[a->peer].compare_due = W.now + 20 + rnd() % 1000;
 		break;
-	case ACT_FOLLOW:
-		s->from_instance = W.node[a->peer].instance;
-		s->from_seq = a->msg.open.from_seq;
-		if (a->msg.open.mode == OPEN_FULL) {
-			e = (struct core_event){ .type = EV_COMPARING, .flag = true };
-			event(i, &e);
-			s->stall_until = UINT64_MAX;	/* until recorded */
+	case ACT_FOLLOW: {
+		bool full = a->msg.open.mode == OPEN_FULL;
+		if (!full && (s->from_instance != a->instance || s->from_seq != a->msg.open.from_seq)) {
+			disconnect(i, a->peer, "more was applied");
+			break;
 		}
-		W.node[a->peer].out[i].open = W.conn[i][a->peer];
-		e = (struct core_event){ .type = EV_STREAM_UP, .peer = i };
-		event(a->peer, &e);
+		s->from_instance = full ? 0 : a->instance;
+		s->full_instance = full ? a->instance : 0;
+		s->from_seq = a->msg.open.from_seq;
+		W.node[a->peer].out[i].up_due = W.conn[i][a->peer] ? W.now + 1 + rnd() % 50 : 0;
 		break;
+	}
 	case ACT_REFUSE:
 		e = (struct core_event){ .type = EV_OPEN_REFUSED, .peer = i, .text = a->text };
 		event(a->peer, &e);
 		break;
-	case ACT_UNFOLLOW: W.node[a->peer].out[i].open = false; break;
+	case ACT_UNFOLLOW: W.node[a->peer].out[i].open = false, W.node[a->peer].out[i].up_due = 0; break;
+	case ACT_SETTLE:
+		s->settle_due = W.now + 1 + rnd() % 20 + (chance(100000) ? 1500 : 0);
+		s->settle_number = a->seq;
+		break;
+	case ACT_ADMIT: break;
 	case ACT_FENCE:
+		s->fence_number[a->peer] = a->seq;
 		s->fence_due[a->peer] = W.now + 50 + rnd() % 300;
 		s->fence_ok[a->peer] = !chance(200000);
 		break;
 	case ACT_DRAIN:
 		for (unsigned j = 1; j <= W.n; j++)
-			W.node[j].out[i].open = false;
+			W.node[j].out[i].open = false, W.node[j].out[i].up_due = 0;
 		e = (struct core_event){ .type = EV_DRAINED, .lsn = s->len };
 		event(i, &e);
 		break;
-	case ACT_ACKSET: s->ackset = a->set; break;
+	case ACT_ACKSET:
+		s->ackset = a->set;
+		e = (struct core_event){ .type = EV_ACKSET, .seq = a->set };
+		event(i, &e);
+		break;
 	case ACT_BECOME_PRIMARY:
 		trace("node %u becomes primary, reign %llu", i, (unsigned long long)state_epoch(&s->c.rec).reign);
 		if (!s->forced && !on_disk_everything_acked(s, &missing))
@@ -280,7 +302,7 @@ static void make_hello(unsigned i, struct hello *h)
 	h->flags = core_flags(&s->c);
 	h->epoch = state_epoch(&s->c.rec);
 	h->instance = s->instance;
-	h->from_instance = s->c.rec.inconsistent ? 0 : s->from_instance;
+	h->from_instance = s->from_instance;
 	h->from_seq = s->from_seq;
 	h->sync_set = s->c.rec.sync_set;
 	h->nlineage = s->c.rec.nlineage;
@@ -322,6 +344,7 @@ static void deliver(struct simmsg *m)
 	case FRAME_RECORDED: e.type = EV_MSG_RECORDED; break;
 	case FRAME_LEVEL: e.type = EV_MSG_LEVEL; break;
 	case FRAME_LEVELLED: e.type = EV_MSG_LEVELLED; break;
+	case FRAME_GOODBYE: e.type = EV_GOODBYE; e.flag = true; break;
 	default: return;
 	}
 	event(m->to, &e);
@@ -344,24 +367,70 @@ static void move_messages(void)
 	}
 }
 
+static void say_goodbye(unsigned i)
+{
+	struct msg m = { .kind = FRAME_GOODBYE };
+	trace("node %u says goodbye", i);
+	for (unsigned p = 1; p <= W.n; p++)
+		if (p != i)
+			post(i, p, &m);
+	W.node[i].die_due = W.now + 20;
+}
+
+static void move_record(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	bool ok = W.healing || !chance(30000), goodbye = s->goodbye;
+
+	s->recording = s->goodbye = false;
+	if (ok) {
+		s->disk = s->snap;
+		s->stall_until = 0;
+	}
+	struct core_event e = { .type = EV_RECORDED, .ok = ok };
+	event(i, &e);
+	if (ok && goodbye && s->alive)
+		say_goodbye(i);
+}
+
 static void move_disk(unsigned i)
 {
 	struct simnode *s = &W.node[i];
-	if (s->alive && s->recording && W.now >= s->rec_due) {
-		s->disk = s->snap;
-		s->recording = false;
-		s->stall_until = 0;
-		struct core_event e = { .type = EV_RECORDED, .ok = true };
+	if (s->alive && s->recording && W.now >= s->rec_due)
+		move_record(i);
+	if (s->alive && s->settle_due && W.now >= s->settle_due) {
+		s->settle_due = 0;
+		struct core_event e = { .type = EV_SETTLED, .ok = W.healing || !chance(30000), .seq = s->settle_number };
 		event(i, &e);
 	}
+	if (s->alive && s->die_due && W.now >= s->die_due)
+		crash(i);
 	for (unsigned p = 1; p <= W.n; p++)
 		if (s->alive && s->fence_due[p] && W.now >= s->fence_due[p]) {
 			s->fence_due[p] = 0;
 			if (s->fence_ok[p])
 				crash(p);
-			struct core_event e = { .type = EV_FENCED, .peer = p, .ok = s->fence_ok[p] };
+			struct core_event e = { .type = EV_FENCED, .peer = p, .ok = s->fence_ok[p], .seq = s->fence_number[p] };
 			event(i, &e);
 		}
+}
+
+/* The stream connection that was asked for is there: a comparison's first statement comes. */
+static void stream_up(unsigned i, unsigned p)
+{
+	struct sstream *o = &W.node[i].out[p];
+
+	o->up_due = 0;
+	if (!W.conn[i][p] || !W.node[p].alive)
+		return;
+	if (o->full) {
+		struct core_event e = { .type = EV_COMPARING, .flag = true };
+		W.node[p].stall_until = UINT64_MAX;	/* until recorded */
+		event(p, &e);
+	}
+	o->open = W.conn[i][p];
+	struct core_event e = { .type = EV_STREAM_UP, .peer = p };
+	event(i, &e);
 }
 
 static void move_stream(unsigned i, unsigned p)
@@ -369,7 +438,9 @@ static void move_stream(unsigned i, unsigned p)
 	struct simnode *s = &W.node[i], *t = &W.node[p];
 	struct sstream *o = &s->out[p];
 
-	if (!s->alive || !t->alive || !o->open || W.cut[i][p] || t->stall_until)
+	if (s->alive && o->up_due && W.now >= o->up_due && !W.cut[i][p])
+		stream_up(i, p);
+	if (!s->alive || !t->alive || !o->open || W.cut[i][p] || t->stall_until || t->hang_until > W.now)
 		return;
 	if (o->full && o->comparing && W.now >= o->compare_due) {
 		o->comparing = o->full = false;
@@ -378,6 +449,7 @@ static void move_stream(unsigned i, unsigned p)
 		o->at = t->from_seq = s->len;
 		struct core_event e = { .type = EV_COMPARING, .flag = false };
 		event(p, &e);
+		t->from_instance = t->full_instance;
 		struct core_event d = { .type = EV_COMPARED, .peer = p, .ok = true };
 		event(i, &d);
 		return;
@@ -421,7 +493,7 @@ static void acknowledge(unsigned i)
 static void work(unsigned i)
 {
 	struct simnode *s = &W.node[i];
-	if (!s->alive || !s->primary || s->len >= HIST_MAX - 2 || chance(700000))
+	if (!s->alive || !s->primary || W.resting || s->len >= HIST_MAX - 2 || chance(700000))
 		return;
 	if (s->want_epoch) {
 		struct core_event e = { .type = EV_WANT_EPOCH, .lsn = s->len };
@@ -463,9 +535,20 @@ static bool truly_fenced(unsigned i)
 	return true;
 }
 
+/* Without a fence a person has been told not to promote I: some node went on without it. */
+static bool at_risk(unsigned i)
+{
+	for (unsigned j = 1; j <= W.n && !W.hook; j++)
+		if (j != i && (W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
+			return true;
+	return false;
+}
+
 static void promote(unsigned i, bool fenced, bool force)
 {
 	struct core_event e = { .type = EV_PROMOTE, .fenced = fenced, .force = force };
+	if (!force && at_risk(i))
+		return;
 	trace("person promotes %u%s%s", i, fenced ? " --fenced" : "", force ? " --force" : "");
 	if (W.node[i].alive && W.node[i].c.role == CORE_STANDBY)
 		W.node[i].forced = force;
@@ -490,6 +573,19 @@ static void demote(unsigned i)
 	event(i, &e);
 }
 
+/* A clean stop; the primary gives its role up first. */
+static void stop(unsigned i)
+{
+	struct core_event e = { .type = EV_STOPPING };
+	struct simnode *s = &W.node[i];
+
+	if (!s->alive || s->stopping || s->c.role != CORE_STANDBY)
+		return;
+	trace("node %u is stopped", i);
+	s->stopping = true;
+	event(i, &e);
+}
+
 static void people(void)
 {
 	unsigned i = 1 + (unsigned)(rnd() % W.n), j = 1 + (unsigned)(rnd() % W.n);
@@ -506,6 +602,10 @@ static void people(void)
 		promote(j, truly_fenced(j), false);
 	if (chance(1500))
 		demote(i);
+	if (chance(1500))
+		stop(j);
+	if (chance(2000))
+		W.node[j].hang_until = W.now + 500 + rnd() % 4000;
 	if (chance(1000) && W.node[i].alive) {
 		struct core_event e = { .type = EV_DISCARD };
 		event(i, &e);
@@ -586,6 +686,23 @@ static void heal(void)
 		violation("not all level %d s after everything healed", HEAL_MS / 1000);
 }
 
+/* Nothing changes any more: level nodes hold the same. */
+static void compare(void)
+{
+	unsigned prim = 0;
+
+	W.resting = true;
+	for (unsigned k = 0; k < 400 && !W.fault[0]; k++)
+		step();
+	for (unsigned i = 1; i <= W.n; i++)
+		if (W.node[i].primary)
+			prim = i;
+	for (unsigned i = 1; i <= W.n && prim && !W.fault[0]; i++)
+		if (i != prim && W.node[prim].c.peer[i].state == PEER_LEVEL &&
+		    (W.node[i].len != W.node[prim].len || memcmp(W.node[i].hist, W.node[prim].hist, W.node[i].len * sizeof(struct sop))))
+			violation("node %u is level with node %u, and is not equal", i, prim);
+}
+
 static bool run_seed(uint64_t seed)
 {
 	bool tr = getenv("TRACE");
@@ -597,7 +714,7 @@ static bool run_seed(uint64_t seed)
 	for (int k = 0; k < 10; k++)
 		rnd();
 	W.n = 2 + (unsigned)(seed % 3);
-	W.hook = true;
+	W.hook = seed / 3 % 3;
 	for (unsigned i = 1; i <= W.n; i++) {
 		W.node[i].disk.node = (uint8_t)i;
 		if (i > 1)
@@ -609,6 +726,8 @@ static bool run_seed(uint64_t seed)
 		step();
 	if (!W.fault[0])
 		heal();
+	if (!W.fault[0])
+		compare();
 	if (W.fault[0])
 		fprintf(stderr, "seed %llu (%u nodes): %s\n", (unsigned long long)seed, W.n, W.fault);
 	return !W.fault[0];

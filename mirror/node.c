@@ -786,6 +786,8 @@ static int hand_over(struct node *n, bool stopping)
 	struct op op = { .type = OP_HANDOVER };
 	uint64_t seq;
 
+	if (n->frozen)
+		return -EIO;			/* what is not durable here can't be handed over as if it were */
 	interpose_set_writable(n->ip, false);
 	int err = queue_wait_until(n->cfg.queue, queue_last(n->cfg.queue), CONFIRM_APPLIED, &until);
 	if (err)

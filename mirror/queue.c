@@ -558,7 +558,7 @@ static int confirmed(struct queue *q, uint64_t seq, enum queue_confirm what)
 	if (q->stopped)
 		return -ESHUTDOWN;
 	if (q->frozen)
-		return 0;
+		return -EIO;
 	if (what == CONFIRM_DURABLE && !(b = *barrier_find(q, seq)))
 		return -EAGAIN;
 	for (unsigned p = 0; p < PEERS; p++) {

@@ -66,7 +66,7 @@ void queue_barrier_done(struct queue *q, unsigned peer, uint64_t seq, int err);
 /* The peers on which acknowledgements rest (bit n = node n), as recorded durably. */
 void queue_set_ackset(struct queue *q, uint16_t set);
 uint16_t queue_ackset(struct queue *q);
-/* While frozen nothing is acknowledged (a failed flush, a fence that failed). */
+/* While frozen nothing is acknowledged (a failed flush): who waits gets -EIO. (Not a wait without end: a process in a FUSE request can't be killed.) */
 void queue_freeze(struct queue *q, bool frozen);
 /* Waits until all of the ack set (as it is then) have confirmed SEQ. For CONFIRM_DURABLE SEQ is that of an OP_FSYNC.
  * 0; -ESHUTDOWN (role lost, stop); -EAGAIN (CONFIRM_DURABLE only): a peer of the set came back behind SEQ without having answered it:

@@ -45,9 +45,9 @@ check "when the hook succeeds, acknowledgements go on" wait_for 10 test -e "$TMP
 check "the writer got no error" wait "$writer"
 is "the set is smaller" "$(status alpha '.sync_set | join(" ")')" alpha
 check "the standby was really stopped" gone "$(node_pid beta)"
-link_up beta
 check "it comes back" node_start beta
 check_fails "not to be promoted" tfs beta promote --fenced
+link_up beta
 check "and becomes level" wait_for 30 level alpha beta
 trees_equal "after a fence" alpha beta
 

@@ -401,13 +401,19 @@ END_TEST
 
 START_TEST(frozen_acknowledges_nothing)
 {
-	struct async a = { .what = CONFIRM_RECEIVED, .seq = put("a", 1, NULL) };
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	queue_set_ackset(q, 1 << 1);
+	struct async a = { .what = CONFIRM_RECEIVED, .seq = put("a", 1, NULL) }, b = a;
 
-	queue_freeze(q, true);
 	start(&a, do_wait);
 	still_waits(&a);
+	queue_freeze(q, true);
+	ck_assert_int_eq(finish(&a), -EIO);
+	start(&b, do_wait);
+	ck_assert_int_eq(finish(&b), -EIO);
+	queue_set_ackset(q, 0);
 	queue_freeze(q, false);
-	ck_assert_int_eq(finish(&a), 0);
+	ck_assert_int_eq(queue_wait(q, b.seq, CONFIRM_RECEIVED), 0);
 }
 END_TEST
 

@@ -98,6 +98,43 @@ static int make_other(struct making *m, mode_t mode)
 	return m->rw < 0 ? m->rw : 0;
 }
 
+static int any_entry(void *arg, const char *name, uint64_t ino, unsigned char type)
+{
+	(void)arg;
+	(void)name;
+	(void)ino;
+	(void)type;
+	return 1;
+}
+
+/* Is what stands there as creation makes it? What has contents, other names or xattrs is somebody's. */
+static bool as_made(struct making *m)
+{
+	char buf[LAYER_SYMLINK_MAX + 1], list[1024];
+	const struct statx *s = &m->stx;
+	struct fd_path p = fd_path(m->fd);
+	ssize_t n = listxattr(p.s, list, sizeof(list));
+	for (ssize_t at = 0; at < n; at += (ssize_t)strlen(list + at) + 1)
+		if (strncmp(list + at, "system.", 7) && strncmp(list + at, "security.", 9))
+			return false;
+	if ((n < 0 && errno != EOPNOTSUPP) || (m->type != S_IFDIR && s->stx_nlink != 1))
+		return false;
+	switch (m->type) {
+	case S_IFDIR:
+		return !local_scan(m->l, m->fd, any_entry, NULL);
+	case S_IFREG:
+		return !s->stx_size;
+	case S_IFLNK:
+		n = readlinkat(m->fd, "", buf, sizeof(buf));
+		return n >= 0 && (size_t)n == strlen(m->cr->target) && !memcmp(buf, m->cr->target, (size_t)n);
+	case S_IFCHR:
+	case S_IFBLK:
+		return makedev(s->stx_rdev_major, s->stx_rdev_minor) == (dev_t)m->cr->rdev;
+	default:
+		return true;
+	}
+}
+
 /* An unmarked object of that name and type, left by a crash between its creation and its mark, is what was to be created. */
 static int accept_leftover(struct making *m)
 {
@@ -106,8 +143,8 @@ static int accept_leftover(struct making *m)
 	if (err)
 		return err == -ENOENT || err == -EXDEV ? -EEXIST : err;
 	err = mark_get(m->l->cfg.handles, m->fd, &id, NULL);
-	if (err != -ENODATA)
-		return err ? err : -EEXIST;
+	if (err != -ENODATA || !as_made(m))
+		return -EEXIST;
 	m->existed = true;
 	return 0;
 }
@@ -147,9 +184,10 @@ static int set_owner_and_mode(struct making *m)
 	bool chowned = m->stx.stx_uid != c->uid || m->stx.stx_gid != gid;
 	if (chowned)
 		err = TRY(fchownat(best_fd(m), "", c->uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
-	if (!err && m->cr->exact && m->p->defacl && m->type != S_IFLNK)
+	bool acls = m->cr->exact && (m->p->defacl || m->existed);
+	if (!err && acls && m->type != S_IFLNK)
 		err = remove_acls(m);
-	bool differs = (chowned && mode & (S_ISUID | S_ISGID)) || mode != (m->stx.stx_mode & 07777u) || (m->cr->exact && m->p->defacl);
+	bool differs = (chowned && mode & (S_ISUID | S_ISGID)) || mode != (m->stx.stx_mode & 07777u) || acls;
 	if (!err && differs && m->type != S_IFLNK)
 		err = TRY(local_chmod(m->l, best_fd(m), mode));
 	return err;

@@ -312,6 +312,18 @@ START_TEST(adoption)
 	ck_assert_uint_eq(a.uid, 1000);
 	ck_assert_uint_eq(env_attr(&e, HANDLE_ROOT).nlink, 4);
 	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "third", &cr, 0, &a, NULL), -EEXIST);	/* the id is in use */
+	/* what has contents, another name or an xattr was not left by a creation */
+	struct create cf = { .mode = S_IFREG | 0600, .exact = true }, cl = { .mode = S_IFLNK | 0777, .target = "x", .exact = true };
+	ck_assert_int_eq(env_sh("cd %s && echo x >full && touch two x && ln two two2 && ln -s y link && ln -s x same && mkdir used && touch used/f &&"
+				"setfattr -n trusted.a -v 1 x && touch empty", e.root), 0);
+	static const char *const theirs[] = { "full", "two", "x" };
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq((ids_next(e.h, &c.new_id), e.l->ops->create(e.l, &c, HANDLE_ROOT, theirs[i], &cf, 0, &a, NULL)), -EEXIST);
+	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "used", &cr, 0, &a, NULL), -EEXIST);
+	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "link", &cl, 0, &a, NULL), -EEXIST);
+	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "same", &cl, 0, &a, NULL), 0);
+	ids_next(e.h, &c.new_id);
+	ck_assert_int_eq(e.l->ops->create(e.l, &c, HANDLE_ROOT, "empty", &cf, 0, &a, NULL), 0);
 	/* in the way: moved aside, twice */
 	struct call ap = { .origin = ORIGIN_RESYNC };
 	ck_assert_int_eq(local_to_limbo(e.l, &ap, HANDLE_ROOT, "other2"), 0);

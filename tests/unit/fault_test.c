@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/unit/child.h"
 #include "fs/base/clock.h"
 #include "fs/fault.h"
 
@@ -135,7 +136,7 @@ START_TEST(delay_and_crash)
 	ck_assert_int_eq(FSYNC(l), 0);
 	ck_assert_uint_ge(clock_mono_ms() - t, 19);
 	l->ops->destroy(l);
-	pid_t pid = fork();
+	pid_t pid = test_fork();
 	if (!pid) {
 		l = with("op=fsync,nth=2,crash");
 		FSYNC(l);

@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 #include <sys/xattr.h>
 
+#include "tests/unit/child.h"
 #include "tests/unit/handles_env.h"
 
 static struct place P;
@@ -63,7 +64,7 @@ START_TEST(killed_at_any_moment)
 
 	for (int i = 0; i < ROUNDS; i++) {
 		uint64_t before = max[0];
-		pid_t pid = fork();
+		pid_t pid = test_fork();
 		if (!pid) {
 			struct handles *h;
 			uint64_t id;

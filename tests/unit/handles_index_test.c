@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 #include <sys/xattr.h>
 
+#include "tests/unit/child.h"
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "tests/unit/handles_env.h"
@@ -155,7 +156,7 @@ START_TEST(killed_at_any_moment)
 	index_tuning.records = 1024;
 	for (int round = 0; round < ROUNDS; round++) {
 		begun[0] = 0;
-		pid_t pid = fork();
+		pid_t pid = test_fork();
 		if (!pid) {
 			struct handles *h;
 			if (handles_open(&P.cfg, false, &h))
@@ -507,7 +508,7 @@ START_TEST(rebuild_after_another_boot)
 
 	make_tree(h);
 	handles_close(h);
-	pid_t pid = fork();
+	pid_t pid = test_fork();
 	if (!pid)
 		_exit(handles_open(&P.cfg, false, &h) ? 1 : 0);	/* leaves it unclean */
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
@@ -551,7 +552,7 @@ START_TEST(killed_in_a_rebuild_starts_over)
 	make_tree(h);
 	handles_close(h);
 	for (unsigned i = 0; i < 20; i++) {
-		pid_t pid = fork();
+		pid_t pid = test_fork();
 		if (!pid) {
 			if (handles_open(&P.cfg, true, &h))
 				_exit(1);
@@ -642,7 +643,7 @@ START_TEST(killed_between_a_change_and_its_count)
 
 	make_tree(h);
 	handles_close(h);
-	pid_t pid = fork();
+	pid_t pid = test_fork();
 	if (!pid) {
 		if (handles_open(&P.cfg, false, &h))
 			_exit(1);

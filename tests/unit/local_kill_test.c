@@ -3,6 +3,7 @@
  * operation; the next one opens the same directory and state. Then every name leads to an object, with the right link counts; nothing blocks a
  * name; every index entry has its object; and when all names are removed nothing is left.
  */
+#include "tests/unit/child.h"
 #include "handles/internal.h"
 #include "tests/unit/local_env.h"
 
@@ -130,7 +131,7 @@ enum { OPS = 18 };
 static int child(struct env *e, unsigned op, int n)
 {
 	fflush(NULL);
-	pid_t pid = fork();
+	pid_t pid = test_fork();
 	if (!pid) {
 		env_start(e, false);
 		struct tree t = build(e);

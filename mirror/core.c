@@ -1281,7 +1281,8 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_STOPPING:
 		c->stopping = true;
 		c->settling = 0;
-		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level)) {
+		/* The last primary, come back as a standby, stays the one to be promoted while nobody else reigns. */
+		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level) && (!c->rec.was_primary || live_primary(c))) {
 			c->rec.outdated = true;
 			c->level = false;
 		}

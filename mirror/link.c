@@ -357,10 +357,10 @@ static void link_up(struct peer *p, struct conn *c, const struct hello *h)
 	p->reset = false;
 	p->instance = h->instance;
 	p->conn = c;
+	p->failure[0] = 0;
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->mu);
 	p->heard_sent_ns = 0;
-	p->last_failure[0] = 0;
 	atomic_store(&p->last_heard_ms, clock_mono_ms());
 	atomic_store(&p->is_up, true);
 	log_info("link: %s: up (%s)", p->name, conn_peer(c));
@@ -430,12 +430,20 @@ static int greet(struct peer *p, struct conn *c, struct hello *h, const char **w
 	return *why ? -EPROTO : 0;
 }
 
+/* For status; false: it is the same as last time. */
+static bool note_failure(struct peer *p, const char *why)
+{
+	auto_lock(&p->mu);
+	if (!strncmp(p->failure, why, sizeof p->failure - 1))
+		return false;
+	snprintf(p->failure, sizeof p->failure, "%s", why);
+	return true;
+}
+
 static void dial_failed(struct peer *p, const char *why)
 {
-	if (!strncmp(p->last_failure, why, sizeof p->last_failure - 1))
-		return;
-	snprintf(p->last_failure, sizeof p->last_failure, "%s", why);
-	log_info("link: %s: %s: can't connect: %s", p->name, p->address, why);
+	if (note_failure(p, why))
+		log_info("link: %s: %s: can't connect: %s", p->name, p->address, why);
 }
 
 static struct conn *dial(struct peer *p, struct hello *h)
@@ -449,10 +457,14 @@ static struct conn *dial(struct peer *p, struct hello *h)
 		conn_unwatch(c);
 		return c;
 	}
-	if (r == -EPROTO || r == -EBADMSG)
-		link_refuse(l, p->node, r == -EBADMSG, p->address, why ? why : link_error(r));
-	else if (!atomic_load(&l->stopping))
-		dial_failed(p, link_error(r));
+	if (!why)
+		why = link_error(r);
+	if (r == -EPROTO || r == -EBADMSG) {
+		note_failure(p, why);
+		link_refuse(l, p->node, r == -EBADMSG, p->address, why);
+	} else if (!atomic_load(&l->stopping)) {
+		dial_failed(p, why);
+	}
 	conn_free(c);
 	return NULL;
 }
@@ -607,6 +619,7 @@ void link_stats(const struct links *l, unsigned peer, struct link_stats *out)
 	out->refused = atomic_load(&p->refused);
 	out->malformed = atomic_load(&p->malformed);
 	out->rtt_ns = atomic_load(&p->rtt_ns);
+	memcpy(out->failure, p->failure, sizeof out->failure);
 	out->bytes_in = p->past_in + (p->conn ? conn_bytes_in(p->conn) : 0);
 	out->bytes_out = p->past_out + (p->conn ? conn_bytes_out(p->conn) : 0);
 }

@@ -64,7 +64,11 @@ void link_reset(struct links *l, unsigned peer, const char *why);
 /* When PEER was last heard (clock_mono_ms), 0 = never. Lock-free. */
 uint64_t link_last_heard(const struct links *l, unsigned peer);
 bool link_is_up(const struct links *l, unsigned peer);
-struct link_stats { uint64_t refused, malformed, bytes_in, bytes_out, rtt_ns; };
+enum { LINK_FAILURE_MAX = 128 };
+struct link_stats {
+	uint64_t refused, malformed, bytes_in, bytes_out, rtt_ns;
+	char failure[LINK_FAILURE_MAX];		/* why the last attempt to dial it failed; empty: none since the link was last up */
+};
 void link_stats(const struct links *l, unsigned peer, struct link_stats *out);	/* peer 0: strangers */
 /* For `init --join`: asks ADDRESS, blocking. */
 int link_join(struct conn_security *s, const char *address, const struct hello *h, const struct join_msg *j, struct joined_msg *out);

@@ -41,11 +41,11 @@ struct peer {
 	unsigned next_token;
 	struct conn *conn;		/* borrowed from the control thread, for counters */
 	uint64_t past_in, past_out;	/* bytes of earlier connections */
+	char failure[LINK_FAILURE_MAX];	/* of dialling, since the link was last up: logged when it changes */
 	_Atomic bool is_up;
 	_Atomic uint64_t last_heard_ms, refused, malformed, rtt_ns;
 	/* the control thread's own */
 	uint64_t heard_sent_ns, heard_at_ns;	/* of the newest heartbeat */
-	char last_failure[64];		/* of dialling: logged when it changes */
 };
 
 /* A thread for one connection. */

@@ -23,7 +23,7 @@
  *   "queue":{"bytes":0,"max":67108864}, "ops":123, "bytes":456,
  *   "handles":{"count":100,"rebuilding":false}, "pid":4711, "uptime_ms":1,
  *   "peers":[{"name":"beta","number":2,"address":"10.0.0.2:7400","connected":true, "primary":false, "in_sync_set":true,
- *             "state":"down"|"connecting"|"connected"|"streaming"|"resync"|"level"|"outdated"|"refused", "reason":"…",
+ *             "state":"down"|"connecting"|"connected"|"streaming"|"resync"|"level"|"outdated"|"refused", "reason":"…", "failure":"…",      failure: why it can't be dialled
  *             "lag_ops":0,"lag_bytes":0,"lag_ms":0,"last_heard_ms":100,"rtt_us":50,
  *             "resync":{"objects":1,"bytes_checked":2,"bytes_sent":3},             while state is resync
  *             "refused":0,"malformed":0}],

@@ -107,6 +107,7 @@ static json_t *peer_object(struct daemon *d, const struct node_status *s, unsign
 			      (json_int_t)p->last_heard_ms, "rtt_us", (json_int_t)(p->link.rtt_ns / 1000), "bytes_in",
 			      (json_int_t)p->link.bytes_in, "bytes_out", (json_int_t)p->link.bytes_out, "refused",
 			      (json_int_t)p->link.refused, "malformed", (json_int_t)p->link.malformed);
+	json_object_set_new(o, "failure", json_string(p->connected ? "" : p->link.failure));
 	json_object_set_new(o, "in_sync_set", json_boolean(p->in_sync_set));
 	json_object_set_new(o, "primary", json_boolean(p->connected && (p->flags & NODE_PRIMARY)));
 	auto_lock(&d->resync_mu);

@@ -155,7 +155,7 @@ static void print_peer(const json_t *p, FILE *out)
 {
 	char bytes[32], checked[32], ago[32];
 	const json_t *resync = json_object_get(p, "resync");
-	const char *reason = text_of(p, "reason");
+	const char *reason = text_of(p, "reason"), *failure = text_of(p, "failure");
 
 	fprintf(out, "  %-12s %-10s %-24s", text_of(p, "name"), text_of(p, "state"), text_of(p, "address"));
 	if (json_is_true(json_object_get(p, "connected")))
@@ -166,6 +166,8 @@ static void print_peer(const json_t *p, FILE *out)
 	fputc('\n', out);
 	if (strcmp(reason, "-") && *reason)
 		fprintf(out, "  %-12s %s\n", "", reason);
+	if (strcmp(failure, "-") && *failure)
+		fprintf(out, "  %-12s can't connect: %s\n", "", failure);
 	if (json_is_object(resync))
 		fprintf(out, "  %-12s compared %lld objects, %s; sent %s\n", "", number_of(resync, "objects"),
 			human_bytes(number_of(resync, "bytes_checked"), checked), human_bytes(number_of(resync, "bytes_sent"), bytes));
@@ -241,6 +243,10 @@ void status_print(const json_t *s, FILE *out)
 	}
 	json_array_foreach(risks, i, v)
 		fprintf(out, "  risk         %s\n", json_string_value(v) ? json_string_value(v) : "?");
+	const json_t *strangers = json_object_get(s, "strangers");
+	if (number_of(strangers, "refused") || number_of(strangers, "malformed"))
+		fprintf(out, "  strangers    %lld connections refused, %lld malformed frames: see the log\n", number_of(strangers, "refused"),
+			number_of(strangers, "malformed"));
 	if (json_array_size(peers))
 		fputs("peers:\n", out);
 	json_array_foreach(peers, i, v)

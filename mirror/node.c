@@ -726,7 +726,7 @@ static void describe_knowledge(struct node *n, bool fenced, char *out, size_t si
 	unsigned alive = fenced && !n->core.rec.handed_over ? primary_heard(n) : 0;
 	char contact[80];
 
-	if (!n->core.rec.nlineage || n->core.rec.was_primary) {
+	if (!n->core.rec.nlineage || (n->core.rec.was_primary && !n->core.rec.outdated)) {
 		snprintf(out, size, "%s: nothing is missing", n->core.rec.nlineage ? "this node was the last primary" : "the volume is new");
 		return;
 	}

@@ -82,7 +82,7 @@ check "promote --fenced" tfs beta promote --fenced
 node_start alpha
 follows_not() { [ "$(status alpha .role)" = standby ] && flag alpha tail; }
 check "a superseded primary does not resume" wait_for 10 follows_not
-refused "nor is it promoted" "lacks\|outdated\|level" alpha promote
+refused "nor is it promoted" "lacks\|outdated\|level\|answered" alpha promote
 refused "a plain resync does not throw its versions away" "discard-local" alpha resync
 check "resync --discard-local makes it follow" tfs alpha resync --discard-local
 check "level" wait_for 30 level beta alpha

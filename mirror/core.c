@@ -1099,6 +1099,8 @@ static void tick_primary(struct step *s, unsigned n)
 		limit = (unsigned)(2 * s->e->flush_ms);
 	if (p->state >= PEER_STREAMING && s->e->now_ms - p->progress_ms > limit)
 		peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
+	else if (p->state >= PEER_JOINING && s->e->overdue && s->e->overdue[n])
+		peer_lost(s, n, "it does not make durable what it applied (congestion_timeout)", false);
 	else if (p->state == PEER_OPENING && s->e->now_ms - p->since_ms > 10 * (uint64_t)c->cfg.peer_timeout_ms)
 		peer_lost(s, n, "its stream did not open in time", false);
 	else if (p->state == PEER_JOINING && p->told_level && s->e->now_ms - p->since_ms > LEVEL_MS)

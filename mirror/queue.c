@@ -43,6 +43,7 @@ enum {
 /* What has been answered to one OP_FSYNC. */
 struct barrier_rec {
 	uint64_t seq;
+	uint64_t born_ns;		/* the caller's own flush begins */
 	uint16_t peers;			/* who got it */
 	uint16_t done;			/* who made it durable */
 	struct barrier_rec *next;	/* in its hash chain */
@@ -51,6 +52,7 @@ struct barrier_rec {
 struct waiter {
 	uint64_t seq;
 	enum queue_confirm what;
+	uint64_t since_ns;		/* it waits; for a barrier: the caller's own flush has ended */
 	pthread_cond_t cond;
 	bool woken;
 	struct waiter *next, **prevp;
@@ -436,6 +438,7 @@ int queue_append(struct queue *q, const struct op *op, uint16_t peers, uint64_t 
 		if (!b)
 			return -ENOMEM;
 		b->peers = peers;
+		b->born_ns = clock_mono_ns();
 	}
 	if (!atomic_load_explicit(&q->anyone_owed, memory_order_relaxed))
 		err = append_nothing(q, b, seq);
@@ -675,7 +678,7 @@ int queue_wait(struct queue *q, uint64_t seq, enum queue_confirm what) { return 
 
 int queue_wait_until(struct queue *q, uint64_t seq, enum queue_confirm what, const struct timespec *until)
 {
-	struct waiter w = { .seq = seq, .what = what };
+	struct waiter w = { .seq = seq, .what = what, .since_ns = clock_mono_ns() };
 	int r;
 
 	auto_lock(&q->mu);
@@ -690,6 +693,29 @@ int queue_wait_until(struct queue *q, uint64_t seq, enum queue_confirm what, con
 	if (what == CONFIRM_DURABLE)
 		barrier_remove(q, seq);
 	return r < 0 ? r : 0;
+}
+
+static bool overdue(struct queue *q, unsigned peer, const struct waiter *w, uint64_t now_ns, uint64_t limit_ns)
+{
+	const struct barrier_rec *b = w->what == CONFIRM_DURABLE ? *barrier_find(q, w->seq) : NULL;
+
+	if (!b || !(b->peers & 1u << peer) || (b->done & 1u << peer) || now_ns < w->since_ns)
+		return false;
+	uint64_t own = 2 * (w->since_ns - b->born_ns);
+	return now_ns - w->since_ns > (own > limit_ns ? own : limit_ns);
+}
+
+bool queue_barrier_overdue(struct queue *q, unsigned peer, uint64_t limit_ns)
+{
+	uint64_t now = clock_mono_ns();
+	auto_lock(&q->mu);
+
+	if (!(q->ackset & 1u << peer))
+		return false;
+	for (const struct waiter *w = q->waiters; w; w = w->next)
+		if (overdue(q, peer, w, now, limit_ns))
+			return true;
+	return false;
 }
 
 void queue_forget(struct queue *q, uint64_t seq)

@@ -84,5 +84,7 @@ void queue_restart(struct queue *q);
 struct queue_peer_stat { uint64_t sent_seq, recv_seq, applied_seq, bytes_behind, oldest_ns; bool attached; };
 void queue_peer_stat(struct queue *q, unsigned peer, struct queue_peer_stat *out);
 uint64_t queue_bytes(struct queue *q);
+/* Does somebody wait for a barrier of PEER, of the ack set, for longer than LIMIT and than twice the caller's own flush (from the append to the wait)? */
+bool queue_barrier_overdue(struct queue *q, unsigned peer, uint64_t limit_ns);
 
 #endif

@@ -4,6 +4,7 @@
 #include <check.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -399,6 +400,40 @@ START_TEST(a_failed_flush_confirms_nothing)
 }
 END_TEST
 
+/* A hung disk answers heartbeats and acknowledges what it applied: the barrier's own clock tells. */
+START_TEST(a_barrier_without_answer_is_overdue)
+{
+	struct async d = { .what = CONFIRM_DURABLE };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	queue_set_ackset(q, 1 << 1);
+	d.seq = put_barrier();
+	send_all(1);
+	queue_acked(q, 1, d.seq, d.seq);
+	ck_assert(!queue_barrier_overdue(q, 1, 0));	/* the caller's own flush has not ended */
+	start(&d, do_wait);
+	still_waits(&d);
+	ck_assert(!queue_barrier_overdue(q, 1, UINT64_C(3600) * 1000000000));
+	for (uint64_t end = clock_mono_ms() + LIMIT_MS; !queue_barrier_overdue(q, 1, 1) && clock_mono_ms() < end;)
+		sched_yield();
+	ck_assert(queue_barrier_overdue(q, 1, 1));
+	ck_assert(!queue_barrier_overdue(q, 2, 1));	/* nothing rests on it */
+	queue_barrier_done(q, 1, d.seq, 0);
+	ck_assert_int_eq(finish(&d), 0);
+	ck_assert(!queue_barrier_overdue(q, 1, 0));
+}
+END_TEST
+
+START_TEST(a_wait_may_have_a_limit)
+{
+	struct timespec until = clock_mono_after_ms(20);
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	queue_set_ackset(q, 1 << 1);
+	ck_assert_int_eq(queue_wait_until(q, put("a", 1, NULL), CONFIRM_APPLIED, &until), -ETIMEDOUT);
+}
+END_TEST
+
 START_TEST(frozen_acknowledges_nothing)
 {
 	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
@@ -623,6 +658,8 @@ int main(void)
 	tcase_add_test(t, all_of_the_set_must_confirm);
 	tcase_add_test(t, a_smaller_set_wakes_waiters);
 	tcase_add_test(t, a_failed_flush_confirms_nothing);
+	tcase_add_test(t, a_barrier_without_answer_is_overdue);
+	tcase_add_test(t, a_wait_may_have_a_limit);
 	tcase_add_test(t, frozen_acknowledges_nothing);
 	tcase_add_test(t, lies_are_not_believed);
 	tcase_add_test(t, back_behind_a_barrier_it_is_asked_again);

@@ -346,8 +346,9 @@ static int start(struct daemon *d)
 	}
 	r = node_start(d->node, d->ip, d->apply, &nr);
 	if (r) {
-		log_error("node: can't start%s%s: %s", d->conf->npeers ? " at " : "", d->conf->npeers ? d->conf->nodes[d->conf->self].address : "",
-			  strerror(-r));
+		log_error("node: can't start%s%s: %s%s", d->conf->npeers ? " at " : "", d->conf->npeers ? d->conf->nodes[d->conf->self].address : "",
+			  strerror(-r), r == -EADDRINUSE ? ": end the program that listens there, or choose another port" :
+			  r == -EADDRNOTAVAIL ? ": this machine hasn't that address: correct `address' of its [node] section" : "");
 		return r;
 	}
 	d->node_started = true;

@@ -13,7 +13,8 @@ primary=alpha standby=beta
 
 # churn DIR SEED: directories, files, hard links and symbolic links come, move, replace each other and go, until the mount is dead.
 churn() {
-	local RANDOM=$2 a b
+	local a b
+	RANDOM=$2	# of this sub-shell
 	cd "$1" || return
 	for _ in {1..100000}; do
 		a=$((RANDOM % 8))/$((RANDOM % 12)) b=$((RANDOM % 8))/$((RANDOM % 12))
@@ -57,6 +58,7 @@ links_right() {
 	done < <(find "$(mnt "$1")" -type d -printf '%n %p\n')
 	return $bad
 }
+objects() { find "$(mnt "$1")" | wc -l; }
 limbo_empty() { [ -z "$(ls -A "$(back "$1")/.tandemfs/limbo")" ]; }
 
 start_load() {
@@ -111,6 +113,7 @@ one_round() { # R WHAT
 		check "round $r: $n: directories have the right link counts" links_right "$n"
 	done
 	check "round $r: limbo is empty on the primary" limbo_empty "$primary"
+	check "round $r: there was work to do ($(objects "$primary") objects)" [ "$(objects "$primary")" -gt 8 ]
 }
 
 kinds=(primary standby takeover both)

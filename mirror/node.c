@@ -1052,7 +1052,7 @@ static void end_threads(struct node *n)
 	pthread_cond_broadcast(&n->settle_cond);
 	pthread_cond_broadcast(&n->job_cond);
 	pthread_mutex_unlock(&n->job_mu);
-	node_ack_poke(n);
+	node_ack_poke(n, true);
 	join(n, 5, n->ticker);
 	join(n, 4, n->acker);
 	join(n, 3, n->settler);

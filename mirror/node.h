@@ -33,6 +33,7 @@ struct node_config {
 	const char *volume;			/* name, for hooks */
 	const char *listen;			/* "" = alone */
 	bool compress;				/* data on streams, where it pays */
+	bool prompt_acks;			/* what arrives is acknowledged at once: callers of the primary wait for it (`sync`) */
 	struct link_peer peers[NODE_MAX + 1];
 	struct conn_security *security;		/* borrowed */
 	const char *fence_hook, *state_hook;	/* NULL = none */

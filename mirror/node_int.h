@@ -9,6 +9,7 @@
 enum {
 	NODE_TICK_MS = 20,
 	NODE_ROOM_TICKS = 10,			/* free space is looked at every so many ticks */
+	ACK_DELAY_MS = 2, ACK_BYTES = 1 << 20,
 	RECV_LIST_BYTES_MAX = 64 << 20,		/* received and not applied yet */
 	DRAIN_QUIET_MS = 20, DRAIN_MAX_MS = 200,	/* what is still in the socket when a stream ends is waited for so long */
 	NODE_TEXT_MAX = 512,
@@ -98,7 +99,11 @@ struct node {
 	_Atomic uint64_t barriers[NODE_MAX + 1];	/* answered, by peer: progress */
 	_Atomic uint64_t free_bytes, free_inodes;
 	_Atomic uint64_t peer_free_bytes[NODE_MAX + 1], peer_free_inodes[NODE_MAX + 1];
+	/* Acknowledgements (node_ack_thread). */
 	_Atomic uint64_t ack_wanted;		/* bumped by reader and applier */
+	_Atomic uint64_t acked_bytes;		/* of recv_bytes */
+	_Atomic bool ack_napping;		/* one goes out soon by itself */
+	bool ack_prompt;			/* one must go out now; guarded by ack_mu */
 	pthread_mutex_t ack_mu;
 	pthread_cond_t ack_cond;
 };
@@ -117,7 +122,8 @@ void stream_unfollow(struct node *n);
 void node_stream_ready(void *node, unsigned peer, uint64_t token, struct conn *c);
 void node_stream_opened(struct node *n, unsigned peer, const struct opened_msg *m);
 void *node_ack_thread(void *node);
-void node_ack_poke(struct node *n);
+/* There is something to acknowledge: soon, or now when PROMPT. */
+void node_ack_poke(struct node *n, bool prompt);
 /* Sends M to the node whose stream is being applied. 0, -ENOTCONN. */
 int stream_answer(struct node *n, const struct msg *m);
 

@@ -142,12 +142,19 @@ void node_stream_opened(struct node *n, unsigned peer, const struct opened_msg *
 		link_stream(n->links, peer, m->token);
 }
 
-/* ---- standby: acknowledgements ---- */
+/* ---- standby: acknowledgements ----
+ *
+ * Nobody waits for that of a plain change: they go out together, ACK_DELAY_MS after the first at the latest, or when ACK_BYTES came in
+ * (the primary's queue keeps what isn't acknowledged). What a caller of the primary waits for is acknowledged at once. Barriers have answers
+ * of their own. */
 
-void node_ack_poke(struct node *n)
+void node_ack_poke(struct node *n, bool prompt)
 {
-	pthread_mutex_lock(&n->ack_mu);
 	atomic_fetch_add(&n->ack_wanted, 1);
+	if (!prompt && atomic_load(&n->ack_napping))
+		return;		/* the thread looks at ack_wanted after it has cleared ack_napping */
+	pthread_mutex_lock(&n->ack_mu);
+	n->ack_prompt |= prompt;
 	pthread_cond_signal(&n->ack_cond);
 	pthread_mutex_unlock(&n->ack_mu);
 }
@@ -163,12 +170,29 @@ int stream_answer(struct node *n, const struct msg *m)
 	return answer_locked(n, m);
 }
 
+static bool ack_is_due(struct node *n)
+{
+	return atomic_load(&n->recv_bytes) - atomic_load(&n->acked_bytes) >= ACK_BYTES;
+}
+
 static void send_ack(struct node *n)
 {
 	struct msg m = { .kind = FRAME_ACK };
 	auto_lock(&n->answer_mu);
 	m.ack = (struct ack){ atomic_load(&n->recv_seq), atomic_load(&n->applied_seq), atomic_load(&n->recv_bytes) };
+	atomic_store(&n->acked_bytes, m.ack.bytes);
 	answer_locked(n, &m);
+}
+
+/* Lets more come in; with ack_mu held. */
+static void ack_nap(struct node *n)
+{
+	struct timespec until = clock_mono_after_ms(ACK_DELAY_MS);
+
+	atomic_store(&n->ack_napping, true);
+	while (!atomic_load(&n->stopping) && !n->ack_prompt && pthread_cond_timedwait(&n->ack_cond, &n->ack_mu, &until) != ETIMEDOUT)
+		;
+	n->ack_prompt = false;
 }
 
 /* One acknowledgement at a time is under way; what comes meanwhile is in the next. */
@@ -179,10 +203,12 @@ void *node_ack_thread(void *arg)
 
 	pthread_mutex_lock(&n->ack_mu);
 	while (!atomic_load(&n->stopping)) {
+		atomic_store(&n->ack_napping, false);
 		if (atomic_load(&n->ack_wanted) == sent) {
 			pthread_cond_wait(&n->ack_cond, &n->ack_mu);
 			continue;
 		}
+		ack_nap(n);
 		sent = atomic_load(&n->ack_wanted);
 		pthread_mutex_unlock(&n->ack_mu);
 		send_ack(n);
@@ -247,6 +273,7 @@ static int read_one(struct receiver *r)
 		err = -EBADMSG;
 	}
 	uint64_t bytes = FRAME_HEADER_LEN + (uint64_t)f->h.meta_len + f->h.raw_len;
+	bool awaited = n->cfg.prompt_acks || (!err && op_is_awaited(f->meta, f->h.meta_len));	/* F is the applier's soon */
 	if (!err)
 		err = list_push(r, f);
 	if (err) {
@@ -255,7 +282,7 @@ static int read_one(struct receiver *r)
 	}
 	atomic_store(&n->recv_seq, r->expect++);
 	atomic_fetch_add(&n->recv_bytes, bytes);
-	node_ack_poke(n);
+	node_ack_poke(n, awaited || ack_is_due(n));
 	return 0;
 }
 
@@ -338,7 +365,7 @@ static void *applier_thread(void *arg)
 		if (!err) {
 			atomic_store(&r->n->applied_seq, f->h.seq);
 			if (!more || f->h.seq % 64 == 0)
-				node_ack_poke(r->n);
+				node_ack_poke(r->n, op_is_awaited(f->meta, f->h.meta_len));
 		}
 		received_free(f);
 	}

@@ -236,6 +236,13 @@ int op_encode(struct enc *e, const struct op *op)
 	return e->err;
 }
 
+bool op_is_awaited(const void *meta, size_t meta_len)
+{
+	const unsigned char *p = meta;
+
+	return meta_len < 2 || p[1] & OP_BIT_ATTACH || p[0] == OP_EPOCH || p[0] > OP_FSYNC;
+}
+
 /* ---- lists ---- */
 
 void op_xattrs_add(struct enc *e, const char *name, const void *value, size_t len)

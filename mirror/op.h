@@ -106,6 +106,8 @@ struct op {
 /* Appends everything but the data. 0; -ENOMEM; -E2BIG: xattrs, blob or attachment are over their maxima. An op that its type can't carry is
  * an assert. */
 int op_encode(struct enc *e, const struct op *op);
+/* Is whoever emitted the op META likely to wait for the news that it arrived? Not for a plain change. META need not be well-formed. */
+bool op_is_awaited(const void *meta, size_t meta_len);
 /* META stays borrowed by OP; DATA too. SCRATCH (2 * 256 bytes, the caller's) takes the names. -EBADMSG when malformed. */
 int op_decode(const void *meta, size_t meta_len, const void *data, size_t data_len, char scratch[512], struct op *op);
 

@@ -155,7 +155,7 @@ static int build_node(struct daemon *d)
 		.core = { .node = c->self, .fence = c->fence_peer[0] ? FENCE_HOOK : FENCE_NONE, .start_last = c->start_as == CONF_START_LAST,
 			  .peer_timeout_ms = (unsigned)c->peer_timeout_ms, .congestion_timeout_ms = (unsigned)c->congestion_timeout_ms },
 		.volume = c->name, .listen = c->npeers ? c->nodes[c->self].address : "", .security = d->security,
-		.compress = c->compress,
+		.compress = c->compress, .prompt_acks = c->durability == (int)DURABILITY_SYNC,
 		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
 		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
 		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,

@@ -37,6 +37,8 @@ struct inval {
 	bool lost;
 	uint64_t head, tail;		/* bytes ever put and taken; head - tail <= INVAL_RING */
 	uint64_t done;			/* tail of the last record that was notified */
+	uint64_t last_at;		/* where the last record that was put begins */
+	struct record last;
 	unsigned char *ring;		/* owned */
 };
 
@@ -60,6 +62,15 @@ static void ring_get(struct inval *v, void *p, size_t len)
 	v->tail += len;
 }
 
+/* Will a record that still waits bring about what CHANGE_ATTR of ID asks for? With mu held. */
+static bool covered(const struct inval *v, uint64_t id)
+{
+	const struct record *l = &v->last;
+	bool waits = v->head > v->last_at && v->tail <= v->last_at;
+
+	return waits && ((l->kind != CHANGE_DATA && l->id == id) || (l->kind == CHANGE_ENTRY && l->child == id));
+}
+
 void inval_observe(void *inval, const struct change *c)
 {
 	struct inval *v = inval;
@@ -71,12 +82,14 @@ void inval_observe(void *inval, const struct change *c)
 	if (c->origin == ORIGIN_FUSE)
 		return;		/* through this very mount: the kernel knows */
 	auto_lock(&v->mu);
-	if (!v->running)
+	if (!v->running || (c->kind == CHANGE_ATTR && covered(v, c->id)))
 		return;
 	if (v->head - v->tail + record_size(name_len) > INVAL_RING) {
 		v->lost = true;
 		return;
 	}
+	v->last = r;
+	v->last_at = v->head;
 	ring_put(v, &r, sizeof r);
 	if (name_len) {
 		ring_put(v, c->name, name_len);

@@ -388,9 +388,12 @@ int fuse_front_stop(struct fuse_front *f, bool force)
 	if (!f->mounted)
 		return 0;
 	set_stopping(f, true);
-	if (!all_ended(f) && umount2(f->cfg.mount_point, force ? MNT_FORCE | MNT_DETACH : 0))
+	pthread_mutex_lock(&f->mu);
+	bool never_ran = !f->nthreads;		/* the start failed after the mount: nobody could hear the kernel let go */
+	pthread_mutex_unlock(&f->mu);
+	if ((never_ran || !all_ended(f)) && umount2(f->cfg.mount_point, force ? MNT_FORCE | MNT_DETACH : 0))
 		r = -errno;
-	if (r && !all_ended(f)) {
+	if (r && (never_ran || !all_ended(f))) {
 		set_stopping(f, false);
 		return r;
 	}

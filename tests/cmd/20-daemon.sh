@@ -125,4 +125,8 @@ sed -i "s|^mount_point.*|mount_point = $TMP/notdir|" "$TMP/conf/home.conf"
 fails_with "a mount point that is a file" "$TMP/notdir" mount home
 sed -i "s|^mount_point.*|mount_point = $TMP/nowhere|" "$TMP/conf/home.conf"
 fails_with "a mount point that isn't there" "$TMP/nowhere" mount home
+sed -i "s|^mount_point.*|mount_point = $M|; s/^\[volume\]/&\nfence_peer = none\nsecurity = none/; s/^\[node alpha\]/&\naddress = 192.0.2.99:7400/" "$TMP/conf/home.conf"
+printf '[node beta]\nnumber = 2\naddress = 192.0.2.98:7400\n' >>"$TMP/conf/home.conf"
+fails_with "an address of another machine" "hasn't that address" mount home
+check "a failed start leaves no mount" sh -c "! grep -q ' $M ' /proc/mounts"
 tap_end

@@ -28,6 +28,7 @@ static void push_job(struct node *n, const struct core_action *a)
 	j->a = *a;
 	*n->jobs_last = j;
 	n->jobs_last = &j->next;
+	atomic_fetch_add(&n->njobs, 1);
 	pthread_cond_signal(&n->job_cond);
 }
 
@@ -357,6 +358,7 @@ static void *worker_thread(void *arg)
 		if (!j)
 			break;
 		n->jobs = j->next;
+		atomic_fetch_sub(&n->njobs, 1);
 		if (!n->jobs)
 			n->jobs_last = &n->jobs;
 		pthread_mutex_unlock(&n->job_mu);
@@ -532,6 +534,10 @@ static void on_message(void *arg, unsigned peer, const struct msg *m)
 	struct node *n = arg;
 	struct core_event e = { .peer = peer, .msg = m };
 
+	if (atomic_load(&n->njobs) > NODE_JOBS_MAX) {
+		link_reset(n->links, peer, "it asks for more than can be done");
+		return;
+	}
 	switch (m->kind) {
 	case FRAME_ACK: queue_acked(n->cfg.queue, peer, m->ack.recv_seq, m->ack.applied_seq); return;
 	case FRAME_BARRIER: on_barrier(n, peer, &m->barrier); return;

@@ -13,6 +13,7 @@ enum {
 	RECV_LIST_BYTES_MAX = 64 << 20,		/* received and not applied yet */
 	DRAIN_QUIET_MS = 20, DRAIN_MAX_MS = 200,	/* what is still in the socket when a stream ends is waited for so long */
 	NODE_TEXT_MAX = 512,
+	NODE_JOBS_MAX = 4096,			/* actions that wait; a peer whose messages bring more is cut off */
 };
 
 /* An action that waits for the worker. */
@@ -77,6 +78,7 @@ struct node {
 	pthread_cond_t job_cond, tick_cond, record_cond, settle_cond, hook_cond;
 	bool record_wanted;
 	struct job *jobs, **jobs_last;
+	_Atomic unsigned njobs;
 	uint64_t settle_wanted;			/* number of the newest ACT_SETTLE; 0 = none */
 	unsigned fence_hooks;			/* that run: they answer to us */
 	bool worker_stop, recorder_stop;

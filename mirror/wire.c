@@ -168,6 +168,15 @@ static void get_string(struct dec *d, char *out, size_t size)
 	out[len] = 0;
 }
 
+/* For people's eyes and logs: what is not printable is not shown. */
+static void get_reason(struct dec *d, char *out, size_t size)
+{
+	get_string(d, out, size);
+	for (char *c = out; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
+}
+
 static void put_counters(struct enc *e, const uint64_t c[NODE_MAX + 1])
 {
 	for (unsigned n = 1; n <= NODE_MAX; n++)
@@ -367,7 +376,7 @@ static void get_opened(struct dec *d, struct msg *m)
 {
 	m->opened.token = get_token(d);
 	m->opened.err = get_err(d);
-	get_string(d, m->opened.reason, sizeof m->opened.reason);
+	get_reason(d, m->opened.reason, sizeof m->opened.reason);
 }
 
 static void put_record(struct enc *e, const struct msg *m)
@@ -410,7 +419,7 @@ static void put_goodbye(struct enc *e, const struct msg *m)
 static void get_goodbye(struct dec *d, struct msg *m)
 {
 	m->goodbye.handover = dec_u8(d);
-	get_string(d, m->goodbye.reason, sizeof m->goodbye.reason);
+	get_reason(d, m->goodbye.reason, sizeof m->goodbye.reason);
 	bad_if(d, m->goodbye.handover > 1);
 }
 
@@ -486,7 +495,7 @@ static void get_joined(struct dec *d, struct msg *m)
 	struct joined_msg *j = &m->joined;
 
 	j->err = get_err(d);
-	get_string(d, j->reason, sizeof j->reason);
+	get_reason(d, j->reason, sizeof j->reason);
 	dec_raw(d, j->uuid, UUID_LEN);
 	j->generation = dec_u32(d);
 	dec_raw(d, j->dir_key, sizeof j->dir_key);

@@ -761,12 +761,119 @@ START_TEST(lineages)
 }
 END_TEST
 
+/* ---- single decisions ---- */
+
+static struct core C;
+static struct core_actions OUT;
+
+static void tell(struct core_event e)
+{
+	e.now_ms = 1000;
+	core_step(&C, &e, &OUT);
+}
+
+static const struct core_action *did(enum core_action_type t)
+{
+	for (unsigned k = 0; k < OUT.n; k++)
+		if (OUT.a[k].type == t)
+			return &OUT.a[k];
+	return NULL;
+}
+
+static struct hello primary_hello(void)
+{
+	struct hello h = { .node = 1, .instance = 7, .flags = NODE_PRIMARY, .sync_set = 2, .epoch = { 1, 11, 1 }, .nlineage = 1 };
+	h.lineage[0].epoch = h.epoch;
+	return h;
+}
+
+static void open_from_primary(void)
+{
+	struct msg m = { .kind = FRAME_OPEN, .open = { .token = 1, .mode = OPEN_STREAM, .epoch = { 1, 11, 1 } } };
+	tell((struct core_event){ .type = EV_MSG_OPEN, .peer = 1, .msg = &m });
+	ck_assert_ptr_nonnull(did(ACT_FOLLOW));
+}
+
+static uint64_t level_from_primary(void)
+{
+	struct msg m = { .kind = FRAME_LEVEL, .id = 5 };
+	tell((struct core_event){ .type = EV_MSG_LEVEL, .peer = 1, .msg = &m });
+	ck_assert_ptr_nonnull(did(ACT_SETTLE));
+	return did(ACT_SETTLE)->seq;
+}
+
+/* Node 2 follows node 1. */
+static void standby(void)
+{
+	struct core_config cfg = { .node = 2, .peers = 1 << 1, .peer_timeout_ms = 500, .congestion_timeout_ms = 2000 };
+	struct state st = { .node = 2, .sync_set = 2, .nlineage = 1, .lineage = { { { 1, 11, 1 }, UINT64_MAX } } };
+	struct hello h = primary_hello();
+
+	core_init(&C, &cfg, &st, false);
+	tell((struct core_event){ .type = EV_START });
+	tell((struct core_event){ .type = EV_PEER_UP, .peer = 1, .hello = &h });
+	open_from_primary();
+}
+
+static void become_level(void)
+{
+	tell((struct core_event){ .type = EV_SETTLED, .ok = true, .seq = level_from_primary() });
+	ck_assert(C.level);
+}
+
+START_TEST(a_promotion_whose_drain_fails_is_refused)
+{
+	standby();
+	become_level();
+	tell((struct core_event){ .type = EV_PROMOTE, .fenced = true });
+	ck_assert_ptr_nonnull(did(ACT_DRAIN));
+	tell((struct core_event){ .type = EV_DIVERGED, .text = "no space" });
+	tell((struct core_event){ .type = EV_DRAINED });
+	ck_assert_ptr_nonnull(did(ACT_PROMOTED));
+	ck_assert(!did(ACT_PROMOTED)->ok);
+	ck_assert_int_eq(C.role, CORE_STANDBY);
+	ck_assert(C.rec.outdated);
+}
+END_TEST
+
+START_TEST(level_is_an_answer_to_the_stream_that_it_was_said_of)
+{
+	standby();
+	uint64_t old = level_from_primary();
+	open_from_primary();			/* the stream began anew while what the old one had brought was made durable */
+	tell((struct core_event){ .type = EV_SETTLED, .ok = true, .seq = old });
+	ck_assert(!C.level);
+	become_level();
+}
+END_TEST
+
+START_TEST(nothing_is_levelled_followed_or_promoted_once_a_stop_has_begun)
+{
+	struct msg level = { .kind = FRAME_LEVEL, .id = 5 }, open = { .kind = FRAME_OPEN, .open = { .token = 1, .mode = OPEN_STREAM } };
+
+	standby();
+	become_level();
+	tell((struct core_event){ .type = EV_STOPPING });
+	ck_assert(C.rec.outdated);
+	tell((struct core_event){ .type = EV_MSG_LEVEL, .peer = 1, .msg = &level });
+	ck_assert(!did(ACT_SETTLE));
+	tell((struct core_event){ .type = EV_MSG_OPEN, .peer = 1, .msg = &open });
+	ck_assert(did(ACT_REFUSE) && !did(ACT_FOLLOW));
+	tell((struct core_event){ .type = EV_PROMOTE, .fenced = true, .force = true });
+	ck_assert(did(ACT_PROMOTED) && !did(ACT_PROMOTED)->ok);
+	ck_assert(C.rec.outdated);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("core_sim");
 	TCase *t = tcase_create("worlds");
 	tcase_set_timeout(t, 300);
 	tcase_add_test(t, lineages);
+	tcase_add_test(t, a_promotion_whose_drain_fails_is_refused);
+	tcase_add_test(t, level_is_an_answer_to_the_stream_that_it_was_said_of);
+	tcase_add_test(t, nothing_is_levelled_followed_or_promoted_once_a_stop_has_begun);
 	tcase_add_test(t, random_worlds);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

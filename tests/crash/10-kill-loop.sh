@@ -34,7 +34,7 @@ churn() {
 # Every name of the mount, and the id in the mark of what has that name below the backing directory.
 names_and_ids() { (cd "$(mnt "$1")" && find . -mindepth 1 -printf '%i %p\n' | sort -k 2); }
 names_and_marks() {
-	local name= value i id
+	local name='' value i id
 	(cd "$(back "$1")" && find . -mindepth 1 -path ./.tandemfs -prune -o -path ./lost+found -prune -o -print0 |
 		xargs -0r getfattr -h -n trusted.tandemfs -e hex) |
 		while IFS= read -r line; do

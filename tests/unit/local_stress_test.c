@@ -314,7 +314,9 @@ static void r_outsider(struct worker *w)
 	snprintf(name, sizeof(name), "out%u", rnd(w, 6));
 	snprintf(path, sizeof(path), "%s/shared0/%s", w->e->root, name);
 	if (rnd(w, 2)) {
-		auto_fd int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+		int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+		if (fd >= 0)
+			close(fd);
 	} else {
 		mkdir(path, 0755);
 	}

@@ -367,12 +367,6 @@ static int start(struct daemon *d)
 
 static void take_down(struct daemon *d)
 {
-	pthread_mutex_lock(&d->front_mu);
-	struct fuse_front *front = d->front;
-	d->front = NULL;
-	pthread_mutex_unlock(&d->front_mu);
-	if (front)
-		fuse_front_free(front);
 	if (d->node_started)
 		node_stop(d->node);
 	if (d->control)
@@ -383,6 +377,8 @@ static void take_down(struct daemon *d)
 		resync_sink_free(d->sink);
 	if (d->apply)
 		apply_free(d->apply);
+	if (d->front)			/* what is applied to the last is told to it, and requests ask for it */
+		fuse_front_free(d->front);
 	if (d->ip)
 		interpose_free(d->ip);
 	node_free(d->node);
@@ -406,7 +402,6 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 	d.args = a;
 	d.started_ms = clock_mono_ms();
 	pthread_mutex_init(&d.resync_mu, NULL);
-	pthread_mutex_init(&d.front_mu, NULL);
 	pthread_mutex_init(&d.end_mu, NULL);
 	pthread_cond_init(&d.end_cond, NULL);
 	int r = volume_check_caps(err, sizeof err);

@@ -208,9 +208,8 @@ static json_t *on_resync(struct daemon *d, const json_t *req)
 static json_t *on_umount(struct daemon *d, const json_t *req)
 {
 	bool force = flag(req, "force");
-	pthread_mutex_lock(&d->front_mu);
-	int r = d->front ? fuse_front_stop(d->front, force) : 0;
-	pthread_mutex_unlock(&d->front_mu);
+	int r = fuse_front_stop(d->front, force);
+
 	if (r)
 		return control_error("end the programs that use it (fuser -vm), or say --force", "%s can't be unmounted: %s", d->conf->mount_point,
 				     strerror(-r));

@@ -28,8 +28,7 @@ struct daemon {
 	struct apply *apply;
 	struct resync_sink *sink;
 	struct lock_table *flocks;
-	pthread_mutex_t front_mu;		/* guards the pointer against requests that come while the daemon ends */
-	struct fuse_front *front;		/* NULL when it is gone */
+	struct fuse_front *front;
 	bool node_started;
 	struct control_server *control;
 	uint64_t started_ms;

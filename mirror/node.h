@@ -6,7 +6,8 @@
  *   primary:   queue --sender thread per peer--> stream connection
  *   standby:   stream connection --reader--> bounded list --applier--> apply_op();   ack thread: what was received and applied
  *
- * A recorder thread saves the state (the worker may wait for threads that wait for a record). Fence and state hooks run in threads of their own. Lock order: core_mu is a leaf but for the
+ * A recorder thread saves the state (the worker may wait for threads that wait for a record), a settler makes the volume durable before this node says that it is
+ * level. Fence and state hooks run in threads of their own. Lock order: core_mu is a leaf but for the
  * links' outboxes; it is never held across I/O.
  */
 #ifndef MIRROR_NODE_H

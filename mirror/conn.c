@@ -651,6 +651,12 @@ void conn_free(struct conn *c)
 }
 
 const char *conn_peer(const struct conn *c) { return c->peer; }
+bool conn_writable(const struct conn *c)
+{
+	struct pollfd fd = { c->fd, POLLOUT, 0 };
+	return poll(&fd, 1, 0) == 1 && fd.revents == POLLOUT;
+}
+
 uint64_t conn_bytes_in(const struct conn *c) { return atomic_load_explicit(&c->in, memory_order_relaxed); }
 uint64_t conn_bytes_out(const struct conn *c) { return atomic_load_explicit(&c->out, memory_order_relaxed); }
 

@@ -53,6 +53,8 @@ int conn_writev(struct conn *c, const struct iovec *iov, int n, unsigned timeout
 enum { CONN_READABLE = 1, CONN_WOKEN = 2 };
 int conn_wait(struct conn *c, int wake_fd, unsigned timeout_ms);
 /* Payload, without TLS. */
+/* Would a small write go out at once, without waiting for the peer? */
+bool conn_writable(const struct conn *c);
 uint64_t conn_bytes_in(const struct conn *c);
 uint64_t conn_bytes_out(const struct conn *c);
 

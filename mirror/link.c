@@ -146,7 +146,7 @@ static struct outmsg *outmsg_new(const struct msg *m)
 	return o;
 }
 
-/* Takes O over unless it fails. */
+/* Takes O over unless it fails. The control thread is woken by whoever finds that nobody writes it at once (write_now). */
 static int outbox_add(struct peer *p, struct outmsg *o)
 {
 	auto_lock(&p->mu);
@@ -157,25 +157,12 @@ static int outbox_add(struct peer *p, struct outmsg *o)
 		reset_locked(p, "too many messages wait to be sent");
 		return -ENOTCONN;
 	}
-	if (!p->nout++)
-		wake(p);
+	p->nout++;
 	*p->tail = o;
 	p->tail = &o->next;
 	return 0;
 }
 
-int link_send(struct links *l, unsigned peer, const struct msg *m)
-{
-	assert(peer >= 1 && peer <= NODE_MAX);
-	struct outmsg *o = outmsg_new(m);
-
-	if (!o)
-		return -ENOMEM;
-	int r = outbox_add(&l->peers[peer], o);
-	if (r < 0)
-		free(o);
-	return r;
-}
 
 int link_send_wait(struct links *l, unsigned peer, const struct msg *m)
 {
@@ -228,6 +215,54 @@ static int outbox_write(struct peer *p, struct conn *c)
 	return r;
 }
 
+/* The sender itself writes the outbox when nobody else does and the socket takes it: an answer to a barrier saves a thread's wake-up. Who holds write_mu
+ * took the outbox before this message was in it, perhaps: then the control thread has to look again. */
+static void write_now(struct peer *p)
+{
+	int r = 0;
+
+	if (pthread_mutex_trylock(&p->write_mu)) {
+		wake(p);
+		return;
+	}
+	if (p->writable && conn_writable(p->writable))
+		r = outbox_write(p, p->writable);
+	else
+		wake(p);
+	pthread_mutex_unlock(&p->write_mu);
+	if (r < 0) {
+		auto_lock(&p->mu);
+		reset_locked(p, link_error(r));
+	}
+}
+
+int link_send(struct links *l, unsigned peer, const struct msg *m)
+{
+	assert(peer >= 1 && peer <= NODE_MAX);
+	struct outmsg *o = outmsg_new(m);
+
+	if (!o)
+		return -ENOMEM;
+	int r = outbox_add(&l->peers[peer], o);
+	if (r < 0)
+		free(o);
+	else
+		write_now(&l->peers[peer]);
+	return r;
+}
+
+static void set_writable(struct peer *p, struct conn *c)
+{
+	auto_lock(&p->write_mu);
+	p->writable = c;
+}
+
+static int outbox_write_locked(struct peer *p, struct conn *c)
+{
+	auto_lock(&p->write_mu);
+	return outbox_write(p, c);
+}
+
 /* ---- heartbeats ---- */
 
 static int heartbeat_send(struct peer *p, struct conn *c)
@@ -239,6 +274,7 @@ static int heartbeat_send(struct peer *p, struct conn *c)
 	m.heartbeat.sent_ns = now;
 	/* Plus the time that it lay here, so that the difference at the peer is the way there and back. */
 	m.heartbeat.echo_ns = p->heard_sent_ns ? p->heard_sent_ns + (now - p->heard_at_ns) : 0;
+	auto_lock(&p->write_mu);
 	return msg_write(c, &m, p->l->cfg.peer_timeout_ms);
 }
 
@@ -342,7 +378,7 @@ static void run(struct peer *p, struct conn *c, char why[REASON_MAX])
 		if (r >= 0)
 			r = more = read_batch(p, c);
 		if (r == 0 || r == -EAGAIN)
-			r = outbox_write(p, c);
+			r = outbox_write_locked(p, c);
 		if (r < 0)
 			snprintf(why, REASON_MAX, "%s", link_error(r));
 		if (r < 0 || was_reset(p, why) || atomic_load(&p->l->stopping) || is_silent(p, why))
@@ -392,7 +428,9 @@ static bool serve(struct peer *p, struct conn *c, const struct hello *h)
 	uint64_t since = clock_mono_ms();
 
 	link_up(p, c, h);
+	set_writable(p, c);
 	run(p, c, why);
+	set_writable(p, NULL);
 	if (!why[0] && outbox_write(p, c) == 0)
 		conn_finish(c, FINISH_MS);
 	link_down(p, c, why);
@@ -646,6 +684,7 @@ static int peer_init(struct links *l, unsigned node)
 	p->tail = &p->head;
 	p->dials = l->cfg.node > node;
 	mutex_init_pi(&p->mu);
+	mutex_init_pi(&p->write_mu);
 	cond_init_mono(&p->changed);
 	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (p->wake_fd < 0)
@@ -665,6 +704,7 @@ static void peer_destroy(struct peer *p)
 	outbox_free(p->head);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->mu);
+	pthread_mutex_destroy(&p->write_mu);
 	free(p->name);
 	free(p->address);
 }

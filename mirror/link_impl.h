@@ -40,6 +40,9 @@ struct peer {
 	uint64_t tokens[STREAM_TOKENS_MAX];	/* 0 = free */
 	unsigned next_token;
 	struct conn *conn;		/* borrowed from the control thread, for counters */
+	/* who writes on the connection; priority inheriting; taken before mu, never waited for by senders */
+	pthread_mutex_t write_mu;
+	struct conn *writable;		/* guarded by write_mu: the connection, while messages may be written on it; borrowed */
 	uint64_t past_in, past_out;	/* bytes of earlier connections */
 	char failure[LINK_FAILURE_MAX];	/* of dialling, since the link was last up: logged when it changes */
 	_Atomic bool is_up;

@@ -336,25 +336,35 @@ START_TEST(test_stop_delivers_goodbye)
 }
 END_TEST
 
-/* A control thread that can't write: the outbox fills, and then the link is dropped. */
+static void hold(struct end *e, bool on)
+{
+	pthread_mutex_lock(&e->mu);
+	e->hold = on;
+	if (on)
+		pthread_mutex_unlock(&e->mu);
+	else
+		tell(e);
+}
+
+/* A peer that reads nothing: the socket fills, then the outbox, and then the link is dropped. */
 START_TEST(test_full_outbox_drops)
 {
+	enum { SOCKET_HOLDS = 1 << 20 };	/* messages, generously */
 	struct two t;
 	struct msg m = { .kind = FRAME_OUTDATE };
 	unsigned n = 0;
 
 	two_up(&t, true);
-	pthread_mutex_lock(&t.one.mu);
-	t.one.hold = true;
-	pthread_mutex_unlock(&t.one.mu);
+	hold(&t.one, true);
+	hold(&t.two, true);
 	ck_assert_int_eq(link_send(t.two.l, 1, &m), 0);		/* holds one's thread */
-	while (link_send(t.one.l, 2, &m) == 0 && n <= 2 * LINK_BACKLOG_MAX)
+	ck_assert_int_eq(link_send(t.one.l, 2, &m), 0);		/* and two's */
+	while (link_send(t.one.l, 2, &m) == 0 && n <= SOCKET_HOLDS)
 		n++;
-	ck_assert_uint_le(n, 2 * LINK_BACKLOG_MAX);
+	ck_assert_uint_le(n, SOCKET_HOLDS);
 	ck_assert_uint_ge(n, LINK_BACKLOG_MAX);
-	pthread_mutex_lock(&t.one.mu);
-	t.one.hold = false;
-	tell(&t.one);
+	hold(&t.one, false);
+	hold(&t.two, false);
 	AWAIT(&t.one, t.one.downs >= 1 && t.one.ups >= 2);
 	two_stop(&t);
 }

@@ -184,11 +184,51 @@ static void append(struct simnode *s, uint32_t id, struct epoch ep)
 		s->hist[s->len++] = (struct sop){ id, ep };
 }
 
+static void act_open(unsigned i, const struct core_action *a)
+{
+	struct simnode *s = &W.node[i];
+	struct msg m = { .kind = FRAME_OPEN };
+
+	m.open = (struct open_msg){ .from_seq = a->full ? s->len : a->from_seq, .mode = a->full ? OPEN_FULL : OPEN_STREAM,
+				    .epoch = state_epoch(&s->c.rec) };
+	s->out[a->peer] = (struct sstream){ .full = a->full, .at = m.open.from_seq };
+	post(i, a->peer, &m);
+}
+
+static void act_follow(unsigned i, const struct core_action *a)
+{
+	struct simnode *s = &W.node[i];
+	bool full = a->msg.open.mode == OPEN_FULL;
+
+	if (!full && (s->from_instance != a->instance || s->from_seq != a->msg.open.from_seq)) {
+		disconnect(i, a->peer, "more was applied");
+		return;
+	}
+	s->from_instance = full ? 0 : a->instance;
+	s->full_instance = full ? a->instance : 0;
+	s->from_seq = a->msg.open.from_seq;
+	W.node[a->peer].out[i].up_due = W.conn[i][a->peer] ? W.now + 1 + rnd() % 50 : 0;
+}
+
+static void act_become_primary(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	uint32_t missing;
+
+	trace("node %u becomes primary, reign %llu", i, (unsigned long long)state_epoch(&s->c.rec).reign);
+	if (!s->forced && !on_disk_everything_acked(s, &missing))
+		violation("node %u is promoted without op %u, which was acknowledged", i, missing);
+	s->primary = true;
+	s->want_epoch = false;
+	append(s, 0, state_epoch(&s->c.rec));
+	s->reign_start = s->len;
+	s->acked = s->len;
+}
+
 static void action(unsigned i, const struct core_action *a)
 {
 	struct simnode *s = &W.node[i];
 	struct core_event e = { 0 };
-	uint32_t missing;
 
 	switch (a->type) {
 	case ACT_LOG: trace("  %u: %s", i, a->text); break;
@@ -200,14 +240,7 @@ static void action(unsigned i, const struct core_action *a)
 		break;
 	case ACT_SEND: post(i, a->peer, &a->msg); break;
 	case ACT_RESET: disconnect(i, a->peer, a->text); break;
-	case ACT_OPEN: {
-		struct msg m = { .kind = FRAME_OPEN };
-		m.open = (struct open_msg){ .from_seq = a->full ? s->len : a->from_seq, .mode = a->full ? OPEN_FULL : OPEN_STREAM,
-					    .epoch = state_epoch(&s->c.rec) };
-		s->out[a->peer] = (struct sstream){ .full = a->full, .at = m.open.from_seq };
-		post(i, a->peer, &m);
-		break;
-	}
+	case ACT_OPEN: act_open(i, a); break;
 	case ACT_CLOSE: s->out[a->peer].open = false, s->out[a->peer].up_due = 0; break;
 	case ACT_COMPARE:
 		if (!a->full)
@@ -215,18 +248,7 @@ static void action(unsigned i, const struct core_action *a)
 		s->out[a->peer].comparing = true;
 		s->out[a->peer].compare_due = W.now + 20 + rnd() % 1000;
 		break;
-	case ACT_FOLLOW: {
-		bool full = a->msg.open.mode == OPEN_FULL;
-		if (!full && (s->from_instance != a->instance || s->from_seq != a->msg.open.from_seq)) {
-			disconnect(i, a->peer, "more was applied");
-			break;
-		}
-		s->from_instance = full ? 0 : a->instance;
-		s->full_instance = full ? a->instance : 0;
-		s->from_seq = a->msg.open.from_seq;
-		W.node[a->peer].out[i].up_due = W.conn[i][a->peer] ? W.now + 1 + rnd() % 50 : 0;
-		break;
-	}
+	case ACT_FOLLOW: act_follow(i, a); break;
 	case ACT_REFUSE:
 		e = (struct core_event){ .type = EV_OPEN_REFUSED, .peer = i, .text = a->text };
 		event(a->peer, &e);
@@ -253,16 +275,7 @@ static void action(unsigned i, const struct core_action *a)
 		e = (struct core_event){ .type = EV_ACKSET, .seq = a->set };
 		event(i, &e);
 		break;
-	case ACT_BECOME_PRIMARY:
-		trace("node %u becomes primary, reign %llu", i, (unsigned long long)state_epoch(&s->c.rec).reign);
-		if (!s->forced && !on_disk_everything_acked(s, &missing))
-			violation("node %u is promoted without op %u, which was acknowledged", i, missing);
-		s->primary = true;
-		s->want_epoch = false;
-		append(s, 0, state_epoch(&s->c.rec));
-		s->reign_start = s->len;
-		s->acked = s->len;
-		break;
+	case ACT_BECOME_PRIMARY: act_become_primary(i); break;
 	case ACT_BECOME_STANDBY: s->primary = false; break;
 	case ACT_EPOCH_OPEN:
 		if (!a->flag)

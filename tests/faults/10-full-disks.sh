@@ -10,7 +10,7 @@ fill() { # MOUNT: writes files of 4 MiB until it can't; its error
 	local i=0
 	while [ $i -lt 400 ]; do
 		i=$((i + 1))
-		head -c 4194304 /dev/urandom >"$1/fill$i" 2>"$TMP/fill-err" || break
+		{ head -c 4194304 /dev/urandom >"$1/fill$i"; } 2>"$TMP/fill-err" || break
 		sync "$1/fill$i" || break
 	done
 	grep -o 'No space left on device' "$TMP/fill-err" | head -n 1

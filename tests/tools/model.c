@@ -559,17 +559,23 @@ static void *work(void *arg)
 	return NULL;
 }
 
+/* Where errors are injected they may hit this, too: then it is tried again. */
+static void make_root(int at, const char *name)
+{
+	for (unsigned tries = 0; mkdirat(at, name, 0777) && errno != EEXIST; tries++)
+		if (!run.faults || tries == 100)
+			die("%s", name);
+}
+
 static void make_roots(void)
 {
 	char name[16];
 
 	for (int i = 0; i < (run.race ? 1 : 2); i++) {
-		if (mkdirat(run.root[i], "shared", 0777) && errno != EEXIST)
-			die("shared");
+		make_root(run.root[i], "shared");
 		for (unsigned t = 0; t < run.threads && !run.race; t++) {
 			snprintf(name, sizeof name, "t%u", t);
-			if (mkdirat(run.root[i], name, 0777) && errno != EEXIST)
-				die("%s", name);
+			make_root(run.root[i], name);
 		}
 	}
 }

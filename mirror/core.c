@@ -1095,8 +1095,6 @@ static void tick_primary(struct step *s, unsigned n)
 	}
 	if (p->state < PEER_JOINING && !s->e->queue_filling)
 		limit = limit > PATIENT_MS ? limit : PATIENT_MS;	/* nothing rests on it, and nobody waits for it */
-	if (limit < 2 * s->e->flush_ms)
-		limit = (unsigned)(2 * s->e->flush_ms);
 	if (p->state >= PEER_STREAMING && s->e->now_ms - p->progress_ms > limit)
 		peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
 	else if (p->state >= PEER_JOINING && s->e->overdue && s->e->overdue[n])

@@ -116,7 +116,6 @@ struct core_event {
 	const uint64_t *recv_seq, *applied_seq, *progress;
 	const bool *outstanding;
 	const bool *overdue;			/* a barrier that it should have answered (congestion_timeout) */
-	uint64_t flush_ms;			/* how long our own last flush took */
 	uint64_t queue_first, queue_last;
 	bool queue_filling;			/* EV_TICK: so full that writers may have to wait soon */
 	uint64_t instance;			/* ours, of this life as primary */

@@ -766,7 +766,7 @@ static void on_stream_up(struct step *s)
 		return;
 	p->progress_ms = s->e->now_ms;
 	p->progress = 0;
-	p->recv_seq = p->applied_seq = 0;
+	p->applied_seq = 0;
 	if (p->full) {
 		p->state = PEER_COMPARING;
 		act(s, ACT_COMPARE, s->e->peer)->full = true;
@@ -1086,7 +1086,6 @@ static void tick_primary(struct step *s, unsigned n)
 	struct core_peer *p = &c->peer[n];
 	unsigned limit = c->cfg.congestion_timeout_ms;
 
-	p->recv_seq = s->e->recv_seq[n];
 	p->applied_seq = s->e->applied_seq[n];
 	p->outstanding = s->e->outstanding[n];
 	if (p->progress != s->e->progress[n] || !p->outstanding) {

@@ -56,7 +56,7 @@ struct core_peer {
 	uint64_t heard_ms;
 	struct hello hello;			/* its last one */
 	uint64_t stream_target;			/* STREAMING: level when it has confirmed this */
-	uint64_t recv_seq, applied_seq, progress, progress_ms;
+	uint64_t applied_seq, progress, progress_ms;
 	bool outstanding;
 	bool full;				/* the open that is under way is a full comparison */
 	bool answered;				/* has said hello since we started */
@@ -113,7 +113,7 @@ struct core_event {
 	struct epoch epoch;
 	/* EV_TICK, by peer; also the queue's window */
 	const uint64_t *heard_ms;
-	const uint64_t *recv_seq, *applied_seq, *progress;
+	const uint64_t *applied_seq, *progress;
 	const bool *outstanding;
 	const bool *overdue;			/* a barrier that it should have answered (congestion_timeout) */
 	uint64_t queue_first, queue_last;

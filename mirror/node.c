@@ -384,9 +384,9 @@ static void look_at_room(struct node *n)
 
 static void tick(struct node *n)
 {
-	uint64_t heard[NODE_MAX + 1] = { 0 }, recv[NODE_MAX + 1] = { 0 }, applied[NODE_MAX + 1] = { 0 }, progress[NODE_MAX + 1] = { 0 };
+	uint64_t heard[NODE_MAX + 1] = { 0 }, applied[NODE_MAX + 1] = { 0 }, progress[NODE_MAX + 1] = { 0 };
 	bool outstanding[NODE_MAX + 1] = { false }, overdue[NODE_MAX + 1] = { false };
-	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .recv_seq = recv, .applied_seq = applied, .progress = progress,
+	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .applied_seq = applied, .progress = progress,
 				.outstanding = outstanding, .overdue = overdue };
 
 	e.queue_filling = queue_bytes(n->cfg.queue) > n->cfg.queue_bytes / 4 * 3;
@@ -397,7 +397,6 @@ static void tick(struct node *n)
 		struct queue_peer_stat q;
 		queue_peer_stat(n->cfg.queue, p, &q);
 		heard[p] = link_last_heard(n->links, p);
-		recv[p] = q.recv_seq;
 		applied[p] = q.applied_seq;
 		progress[p] = q.recv_seq + q.applied_seq + atomic_load(&n->barriers[p]);
 		overdue[p] = queue_barrier_overdue(n->cfg.queue, p, (uint64_t)n->cfg.core.congestion_timeout_ms * 1000000);

@@ -527,7 +527,7 @@ static void tick(unsigned i)
 		progress[p] = recv[p] + (s->out[p].full ? W.now : 0);
 		outstanding[p] = s->out[p].open && recv[p] < s->len;
 	}
-	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .recv_seq = recv, .applied_seq = recv, .progress = progress, .outstanding = outstanding };
+	struct core_event e = { .type = EV_TICK, .heard_ms = heard, .applied_seq = recv, .progress = progress, .outstanding = outstanding };
 	event(i, &e);
 }
 

@@ -27,11 +27,13 @@
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
+#include "fs/fuse_blk.h"
 #include "fs/fuse_front.h"
 
 #define FUSE_FS_TYPE "fuse.tandemfs"
+#define FUSE_BLK_TYPE "fuseblk.tandemfs"
 #define CUT_SIGNAL (SIGRTMIN + 7)
-enum { LINGER_MS = 5000, CUT_AGAIN_MS = 50 };
+enum { LINGER_MS = 5000, CUT_AGAIN_MS = 50, BLK_SIZE = 4096 };
 
 _Thread_local struct fuse_worker *fuse_self;
 
@@ -217,7 +219,7 @@ static int clear_mount_point(const char *path)
 
 	for (int dead = 0; dead < 16; dead++) {
 		r = mount_type_at(path, type, sizeof type);
-		if (r || strcmp(type, FUSE_FS_TYPE))
+		if (r || (strcmp(type, FUSE_FS_TYPE) && strcmp(type, FUSE_BLK_TYPE)))
 			return r;
 		if (stat(path, &st) == 0 || errno != ENOTCONN)
 			return -EBUSY;
@@ -288,13 +290,14 @@ int fuse_front_new(const struct fuse_front_config *cfg, struct fuse_front **out)
 	f->dev_fd = -1;
 	f->cfg.mount_point = strdup(cfg->mount_point);
 	f->cfg.volume = strdup(cfg->volume);
+	f->cfg.blk_image = cfg->blk_image ? strdup(cfg->blk_image) : NULL;
 	f->attr_timeout = timeout_of(cfg->attr_timeout_s);
 	f->entry_timeout = timeout_of(cfg->entry_timeout_s);
 	if (!f->cfg.threads)
 		f->cfg.threads = FUSE_FRONT_THREADS;
 	if (f->cfg.threads > FUSE_FRONT_THREADS_MAX)
 		f->cfg.threads = FUSE_FRONT_THREADS_MAX;
-	r = f->cfg.mount_point && f->cfg.volume ? inval_new(f, &f->inval) : -ENOMEM;
+	r = f->cfg.mount_point && f->cfg.volume && !f->cfg.blk_image == !cfg->blk_image ? inval_new(f, &f->inval) : -ENOMEM;
 	if (r) {
 		fuse_front_free(f);
 		return r;
@@ -305,9 +308,27 @@ int fuse_front_new(const struct fuse_front_config *cfg, struct fuse_front **out)
 	return 0;
 }
 
+/* The mount(2) itself. */
+static int do_mount(struct fuse_front *f, const char *path)
+{
+	char opts[160], dev[32];
+	auto_fd int dev_fd = -1;
+	int n = snprintf(opts, sizeof opts, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", f->dev_fd);
+
+	if (!f->cfg.blk_image)
+		return mount(f->cfg.volume, path, FUSE_FS_TYPE, 0, opts) ? -errno : 0;
+	int r = fuse_blk_attach(f->cfg.blk_image, f->cfg.uuid, dev, sizeof dev, &dev_fd);
+	if (r) {
+		log_error("fuse: %s can't be attached to a loop device: %s", f->cfg.blk_image, strerror(-r));
+		return r;
+	}
+	snprintf(opts + n, sizeof opts - (size_t)n, ",blksize=%d", BLK_SIZE);
+	return mount(dev, path, FUSE_BLK_TYPE, 0, opts) ? -errno : 0;
+}
+
 int fuse_front_mount(struct fuse_front *f)
 {
-	char path[PATH_MAX], opts[128];
+	char path[PATH_MAX];
 	int r = resolve(f->cfg.mount_point, path);
 
 	if (!r)
@@ -320,11 +341,9 @@ int fuse_front_mount(struct fuse_front *f)
 	f->cfg.mount_point = strdup(path);
 	if (!f->cfg.mount_point)
 		return -ENOMEM;
-	snprintf(opts, sizeof opts, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", f->dev_fd);
-	if (mount(f->cfg.volume, path, FUSE_FS_TYPE, 0, opts))
-		return -errno;
-	f->mounted = true;
-	return 0;
+	r = do_mount(f, path);
+	f->mounted = !r;
+	return r;
 }
 
 int fuse_front_run(struct fuse_front *f)
@@ -425,6 +444,7 @@ void fuse_front_free(struct fuse_front *f)
 	pthread_mutex_destroy(&f->wait_mu);
 	free((char *)f->cfg.mount_point);
 	free((char *)f->cfg.volume);
+	free((char *)f->cfg.blk_image);
 	free(f);
 }
 

@@ -23,6 +23,8 @@ struct fuse_front_config {
 	struct observers *observers;		/* the front registers here, in fuse_front_new; borrowed; NULL = nobody else changes anything */
 	const char *mount_point;		/* copied; absolute */
 	const char *volume;			/* copied; the device name that mount(8) shows */
+	const char *blk_image;			/* copied; not NULL: mount as fuseblk from a loop device over this file (fs/fuse_blk.h), */
+	unsigned char uuid[16];			/* which has this UUID */
 	double attr_timeout_s, entry_timeout_s;	/* how long the kernel may believe us; 0 = FUSE_FRONT_TIMEOUT_S, negative = not at all */
 	unsigned threads;			/* upper bound; 0 = FUSE_FRONT_THREADS */
 	uint32_t generation;			/* of every node but the root */

@@ -30,6 +30,7 @@
 static const char *const choices_security[] = { "tls", "none", NULL };
 static const char *const choices_durability[] = { "async", "commit", "sync", NULL };
 static const char *const choices_start_as[] = { "standby", "last", NULL };
+static const char *const choices_mount_as[] = { "fuse", "fuseblk", NULL };
 static const char *const choices_yesno[] = { "no", "yes", NULL };
 static const char *const choices_log[] = { "error", "warn", "info", "debug", NULL };
 
@@ -44,6 +45,8 @@ static const struct conf_option options[] = {
 	  "The local directory that holds the data: plain files on ext4, xfs, btrfs or tmpfs." },
 	{ "volume", "mount_point", CONF_T_PATH, V(mount_point), "the backing directory", 0, 0, NULL,
 	  "Where the volume is mounted; by default over the backing directory itself, so that nothing can bypass it." },
+	{ "volume", "mount_as", CONF_T_CHOICE, V(mount_as), "fuse", 0, 0, choices_mount_as,
+	  "fuseblk: mount from a loop device over a small image with the volume's UUID, so that NFS-Ganesha's handles are the same on all nodes." },
 	{ "volume", "state_dir", CONF_T_PATH, V(state_dir), "/var/lib/tandemfs/NAME", 0, 0, NULL,
 	  "Where this node keeps its index, lineage and role; on a disk that survives a reboot, outside the backing directory." },
 	{ "volume", "node", CONF_T_NAME, V(node), "the host's name", 0, 0, NULL,

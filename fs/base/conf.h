@@ -26,6 +26,7 @@ enum {
 enum conf_security { CONF_SECURITY_TLS, CONF_SECURITY_NONE };
 /* Same order as enum durability of mirror/interpose.h. */
 enum conf_durability { CONF_ASYNC, CONF_COMMIT, CONF_SYNC };
+enum conf_mount_as { CONF_MOUNT_FUSE, CONF_MOUNT_FUSEBLK };
 enum conf_start_as { CONF_START_STANDBY, CONF_START_LAST };
 
 struct conf_node {
@@ -42,6 +43,7 @@ struct volume_conf {
 	char backing[CONF_VALUE_MAX + 1];	/* absolute */
 	char mount_point[CONF_VALUE_MAX + 1];
 	char state_dir[CONF_VALUE_MAX + 1];
+	int mount_as;				/* enum conf_mount_as */
 	char node[CONF_NAME_MAX + 1];		/* this node's name */
 	char key_file[CONF_VALUE_MAX + 1];
 	char control_socket[CONF_VALUE_MAX + 1];

@@ -201,11 +201,15 @@ static int build_front(struct daemon *d)
 {
 	const struct volume_conf *c = d->conf;
 	double timeout = c->attr_timeout_ms ? (double)c->attr_timeout_ms / 1000 : -1;
+	char image[CONF_VALUE_MAX + 16];
+
+	snprintf(image, sizeof image, "%s/identity.img", c->state_dir);
 	struct fuse_front_config fc = {
 		.top = interpose_layer(d->ip), .locks = d->flocks, .observers = &d->observers, .mount_point = c->mount_point, .volume = c->name,
 		.attr_timeout_s = timeout, .entry_timeout_s = timeout, .threads = c->threads, .generation = d->volume.state.generation,
-		.gone = unmounted, .arg = d,
+		.blk_image = c->mount_as == CONF_MOUNT_FUSEBLK ? image : NULL, .gone = unmounted, .arg = d,
 	};
+	memcpy(fc.uuid, d->volume.state.uuid, sizeof fc.uuid);
 	return fuse_front_new(&fc, &d->front);
 }
 

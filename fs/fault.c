@@ -21,7 +21,7 @@
 #include "fs/base/cleanup.h"
 
 #define FAULT_OPS(X) \
-	X(lookup) X(resolve) X(create) X(tmpfile) X(unlink) X(rmdir) X(rename) X(link) X(readlink) X(getattr) X(setattr) \
+	X(lookup) X(resolve) X(create) X(tmpfile) X(unlink) X(rmdir) X(rename) X(link) X(readlink) X(getattr) X(setattr) X(access) \
 	X(getxattr) X(listxattr) X(setxattr) X(removexattr) X(getflags) X(setflags) X(open) X(release) X(read) X(write) X(fsync) \
 	X(fallocate) X(copy_range) X(lseek) X(opendir) X(readdir) X(releasedir) X(statfs)
 
@@ -384,6 +384,12 @@ static int f_getattr(struct layer *l, struct call *c, uint64_t id, struct file *
 static int f_setattr(struct layer *l, struct call *c, uint64_t id, struct file *f, const struct setattr *s, struct attr *out)
 {
 	return RUN(setattr, c, NEXT(setattr, c, id, f, s, out), NOTHING);
+}
+
+static int f_access(struct layer *l, struct call *c, uint64_t id, unsigned want, unsigned *granted)
+{
+	*granted = 0;
+	return RUN(access, c, NEXT(access, c, id, want, granted), *granted = 0);
 }
 
 static ssize_t f_getxattr(struct layer *l, struct call *c, uint64_t id, const char *name, void *value, size_t size)

@@ -35,6 +35,8 @@ enum {
 	LAYER_IO_MAX = 1 << 20,		/* bytes of one read or write */
 	LAYER_DIR_SIZE = 4096,		/* st_size of every directory */
 	LAYER_ATTACH_MAX = 64 << 10,
+	LAYER_ATTACH_RESERVE = 1024,	/* bytes that an attachment set by call.after is counted with beforehand */
+	LAYER_GROUPS_MAX = 64,		/* supplementary groups of a caller */
 };
 
 /* Attributes, as the identity contract wants them: the same on every node but for atime and blocks. */
@@ -52,26 +54,44 @@ struct attr {
 
 enum call_origin { ORIGIN_FUSE, ORIGIN_NFS, ORIGIN_APPLY, ORIGIN_RESYNC, ORIGIN_INTERNAL };
 
-/* What an op did beyond its reply, for the layer that streams it. Filled by the bottom layer when call.effect is set. */
+/* What an op did beyond its reply, for the layer that streams it and for call.after. Filled by the bottom layer when call.effect is set. */
 struct effect {
-	struct attr attr;		/* the object changed or made, afterwards */
+	struct attr attr;		/* the object changed, made or linked, afterwards; of unlink and rmdir what lost its name; not of rename */
 	uint64_t replaced;		/* rename: id that lost its name to this one (or the exchange partner); 0 = none */
 	uint32_t replaced_nlink;	/* and its link count afterwards */
 	bool acl_inherited;		/* a create took ACLs from the parent's default ACL */
 	bool changed;			/* on an error: something may have been changed nevertheless */
 };
 
-/* Call context. A front end zeroes it and fills the first block. */
+/*
+ * Call context. A front end zeroes it and fills the first block.
+ *
+ * Hooks: the layer that takes the locks and streams runs them, around each change (create .. link, setattr .. setflags, write, fallocate,
+ * copy_range; not open, release, fsync) of a call that has them. Layers below never see them; without such a layer they don't run.
+ * `before`: the locks of the operation are held and nothing is done yet. `after`: it is done, or has failed, with R (0, a count, -errno) and what it
+ * did; the locks are held still, and its op isn't in the stream yet, so that an attachment which `after` sets (call.attach*, LAYER_ATTACH_MAX) travels
+ * with it; a failed operation's goes out alone. Both may read through the layers, with a call of their own (getattr of any object works); they must
+ * not change anything, wait, or take object locks. `before` runs at most once, and only when the locks were got; `after` runs exactly once for every
+ * change that this node was ready to make, as the last thing before its order is final (when the change failed before its locks were got: without
+ * locks and without `before`); neither runs when the change was refused because this node isn't primary (-EROFS) or has no epoch.
+ * What the operation returns in the end can be an error although `after` saw success: the change is made, but could not be confirmed.
+ */
 struct call {
 	enum call_origin origin;
 	uid_t uid;			/* the caller's; owner of what is created */
 	gid_t gid;
+	const gid_t *groups;		/* supplementary ones; borrowed for the call. Given (or not) by front ends that know them: PID is asked else */
+	unsigned ngroups;		/* at most LAYER_GROUPS_MAX */
 	pid_t pid;
 	mode_t umask;			/* applied to creations unless the parent has a default ACL */
 	bool stable;			/* the caller wants this operation durable when it returns (O_SYNC, NFS) */
 	const void *attach;		/* opaque to all layers; travels with the op and is delivered on standbys to */
 	uint32_t attach_len;		/* whoever registered for attach_kind; borrowed for the call; 0 = none */
 	uint16_t attach_kind;
+	bool attach_lazy;		/* `commit` doesn't wait until the peers have received an attachment: it is lost only with its op */
+	void (*before)(struct call *c);	/* hooks, see above; may be NULL */
+	void (*after)(struct call *c, ssize_t r, const struct effect *e);
+	void *hook_arg;			/* theirs */
 
 	/* set by the layer above the local one */
 	bool locked;
@@ -155,6 +175,9 @@ struct layer_ops {
 	/* -- attributes -- */
 	int (*getattr)(struct layer *l, struct call *c, uint64_t id, struct file *f, struct attr *out);	/* f may be NULL */
 	int (*setattr)(struct layer *l, struct call *c, uint64_t id, struct file *f, const struct setattr *s, struct attr *out);
+	/* Which of WANT (R_OK | W_OK | X_OK; not 0) the local kernel grants to uid, gid and groups of the call, by mode, ACL, flags and what root may:
+	 * *GRANTED. 0, or the error of looking (then nothing is granted). The way to the object is not asked about. */
+	int (*access)(struct layer *l, struct call *c, uint64_t id, unsigned want, unsigned *granted);
 	/* size 0 asks for the length; -ERANGE when it doesn't fit. */
 	ssize_t (*getxattr)(struct layer *l, struct call *c, uint64_t id, const char *name, void *value, size_t size);
 	ssize_t (*listxattr)(struct layer *l, struct call *c, uint64_t id, char *list, size_t size);

@@ -88,6 +88,7 @@ static const struct layer_ops local_ops = {
 	.readlink = local_readlink,
 	.getattr = local_getattr,
 	.setattr = local_setattr,
+	.access = local_access,
 	.getxattr = local_getxattr,
 	.listxattr = local_listxattr,
 	.setxattr = local_setxattr,
@@ -116,6 +117,7 @@ static void local_free(struct local *l)
 		obj_put(l->limbo);
 	obj_cache_free(l);
 	snap_cache_free(l);
+	self_free(&l->self);
 	if (l->hidden_fd >= 0)
 		close(l->hidden_fd);
 	if (l->proc_fd >= 0)
@@ -233,6 +235,8 @@ int local_new(const struct local_config *cfg, struct layer **out)
 	int err = obj_cache_init(l);
 	if (!err)
 		err = snap_cache_new(l);
+	if (!err)
+		err = self_init(&l->self);
 	if (!err)
 		err = open_descriptors(l);
 	if (err) {

@@ -164,33 +164,11 @@ int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file 
 
 /* ---- setattr ---- */
 
-/* Is the caller in group GID? Its supplementary groups are asked for only here: seldom. */
-static bool in_group(const struct call *c, uint32_t gid)
-{
-	char path[32], line[4096], *p, *end;
-	bool in = c->gid == gid;
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)c->pid);
-	FILE *fp = in || c->pid <= 0 ? NULL : fopen(path, "re");
-	while (fp && !in && fgets(line, sizeof(line), fp)) {
-		if (strncmp(line, "Groups:", 7))
-			continue;
-		for (p = line + 7; !in; p = end) {
-			unsigned long g = strtoul(p, &end, 10);
-			if (end == p)
-				break;
-			in = g == gid;
-		}
-	}
-	if (fp)
-		fclose(fp);
-	return in;
-}
-
 /* As the kernel: setuid goes, setgid when the group may execute or the caller is neither in it nor root. */
 int local_kill_priv(struct lifted *lf, const struct call *c, struct obj *o, uint32_t mode, uint32_t gid, bool *killed)
 {
 	uint32_t left = mode & ~(uint32_t)S_ISUID;
-	if ((mode & S_ISGID) && ((mode & S_IXGRP) || (c->uid && !in_group(c, gid))))
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || (c->uid && !local_in_group(c, gid))))
 		left &= ~(uint32_t)S_ISGID;
 	if (o->type == S_IFDIR || left == mode)
 		return 0;

@@ -4,6 +4,7 @@
  *   local.c         life, the operations table, statfs, descriptors
  *   local_obj.c     objects by id: a bounded cache of O_PATH descriptors
  *   local_attr.c    attributes, stamps, setattr, inode flags
+ *   local_access.c  what the kernel grants to a caller
  *   local_name.c    what a name is: identification, adoption, lookup
  *   local_make.c    create, tmpfile
  *   local_move.c    unlink, rmdir, rename, link, readlink
@@ -77,6 +78,15 @@ struct creating {
 
 struct snap_cache;
 
+/* Who the daemon is: what its threads become again. */
+struct self {
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;			/* owned */
+	int ngroups;
+	bool keeps_caps;		/* SECBIT_NO_SETUID_FIXUP: another fsuid would not lose root's rights */
+};
+
 struct local {
 	struct layer layer;
 	struct local_config cfg;	/* as given, defaults filled in */
@@ -98,6 +108,7 @@ struct local {
 	_Atomic uint64_t dir_version[DIR_VERSIONS];
 	struct snap_cache *snaps;
 	_Atomic bool stranger_logged;
+	struct self self;
 };
 
 static inline struct local *to_local(struct layer *layer) { return (struct local *)layer; }
@@ -210,6 +221,14 @@ int local_getflags(struct layer *layer, struct call *c, uint64_t id, uint32_t *f
  * file or directory, not O_PATH. */
 int local_drop_inherited_flags(int fd);
 int local_setflags(struct layer *layer, struct call *c, uint64_t id, uint32_t flags);
+
+/* ---- access ---- */
+
+int self_init(struct self *s);
+void self_free(struct self *s);
+/* Is the call's user in group GID? Asks /proc when the call has a pid and no groups. */
+bool local_in_group(const struct call *c, uint32_t gid);
+int local_access(struct layer *layer, struct call *c, uint64_t id, unsigned want, unsigned *granted);
 
 /* ---- names ---- */
 

@@ -453,6 +453,11 @@ static int ip_getattr(struct layer *l, struct call *c, uint64_t id, struct file 
 	return l->below->ops->getattr(l->below, c, id, f, out);
 }
 
+static int ip_access(struct layer *l, struct call *c, uint64_t id, unsigned want, unsigned *granted)
+{
+	return l->below->ops->access(l->below, c, id, want, granted);
+}
+
 static ssize_t ip_getxattr(struct layer *l, struct call *c, uint64_t id, const char *name, void *value, size_t size)
 {
 	return l->below->ops->getxattr(l->below, c, id, name, value, size);
@@ -519,7 +524,7 @@ static void ip_destroy(struct layer *l) { interpose_free(ip_of(l)); }
 
 static const struct layer_ops interpose_ops = {
 	.destroy = ip_destroy, .lookup = ip_lookup, .resolve = ip_resolve, .create = ip_create, .tmpfile = ip_tmpfile, .unlink = ip_unlink,
-	.rmdir = ip_rmdir, .rename = ip_rename, .link = ip_link, .readlink = ip_readlink, .getattr = ip_getattr, .setattr = ip_setattr,
+	.rmdir = ip_rmdir, .rename = ip_rename, .link = ip_link, .readlink = ip_readlink, .getattr = ip_getattr, .setattr = ip_setattr, .access = ip_access,
 	.getxattr = ip_getxattr, .listxattr = ip_listxattr, .setxattr = ip_setxattr, .removexattr = ip_removexattr,
 	.getflags = ip_getflags, .setflags = ip_setflags, .open = ip_open, .release = ip_release, .read = ip_read, .write = ip_write,
 	.fsync = ip_fsync, .fallocate = ip_fallocate, .copy_range = ip_copy_range, .lseek = ip_lseek, .opendir = ip_opendir,

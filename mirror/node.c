@@ -186,6 +186,12 @@ static int append_epoch(struct node *n)
 	return err;
 }
 
+static void tell_role(struct node *n, enum node_role_event e)
+{
+	if (n->cfg.role)
+		n->cfg.role(n->cfg.role_arg, e);
+}
+
 static void do_become_primary(struct node *n)
 {
 	stream_unfollow(n);
@@ -203,6 +209,7 @@ static void do_become_primary(struct node *n)
 		log_error("node: can't open the epoch: %s", strerror(-err));
 	interpose_set_writable(n->ip, !err);
 	atomic_store(&n->serving, true);
+	tell_role(n, NODE_ROLE_PRIMARY);
 	log_info("role: primary");
 	hook_state(n, "serving", "");
 }
@@ -222,6 +229,7 @@ static void do_become_standby(struct node *n)
 	atomic_store(&n->applied_seq, queue_last(n->cfg.queue));	/* what we hold; nobody's stream */
 	epoch_answer(n, false);
 	interpose_set_writable(n->ip, false);
+	tell_role(n, NODE_ROLE_LEFT);
 	log_info("role: standby");
 }
 

@@ -29,8 +29,30 @@ struct node_resync {
 	void *arg;
 };
 
+/*
+ * What happens to this node's role, in the order of the design; for whoever serves clients (NFS server, service address). Told by the node's worker, one at a
+ * time, which waits for the callee: it must be quick, and may not call node_promote, node_demote, node_switchover or node_stop.
+ *
+ *	standby -> TAKING -> NOT_TAKEN              a promotion begins (received ops are drained meanwhile); it failed: standby as before
+ *	                  -> PRIMARY                the new epoch is durable and changes are admitted
+ *	primary -> CHANGING -> KEPT                 the role is about to be given up: before changes are shut off; it failed: changes are admitted again
+ *	                    -> LEFT                 standby
+ *	primary -> LEFT                             superseded, without warning
+ */
+enum node_role_event {
+	NODE_ROLE_TAKING,			/* prepare: look whether the service address is free */
+	NODE_ROLE_TAKING_OVER,			/* the same in a switchover: who held the service address has just let it go */
+	NODE_ROLE_NOT_TAKEN,
+	NODE_ROLE_PRIMARY,			/* fresh write verifier, listen, take the service address, serve */
+	NODE_ROLE_CHANGING,			/* service address away, then JUKEBOX for changes */
+	NODE_ROLE_KEPT,				/* as primary before: the service address back */
+	NODE_ROLE_LEFT,				/* service address away if it isn't, old connections aborted, then read-only */
+};
+
 struct node_config {
 	struct core_config core;
+	void (*role)(void *arg, enum node_role_event e);	/* NULL = nobody wants to know */
+	void *role_arg;
 	const char *volume;			/* name, for hooks */
 	const char *listen;			/* "" = alone */
 	bool compress;				/* data on streams, where it pays */

@@ -1,0 +1,84 @@
+/*
+ * The duplicate request cache: the first answer to a call that must not be made twice, to be repeated when the client retransmits the call, on this node
+ * or, since answers are records in the ordered stream (nfsd-glue/replica.h), on the one that carries on.
+ *
+ * A call is known by its client's address (not the port: a client that reconnects has another), xid, program, version, procedure, the length of its arguments
+ * and a checksum over them and the caller's uid and gid. What is kept is the bytes of the procedure's results: what follows the accepted header.
+ *
+ *	             begin: REPLAY_NEW          done                    sent
+ *	  (absent) -------------------> RUNNING ------> RUNNING, known ------> DONE ---- ages, or is evicted ---> (absent)
+ *	                    forget: (absent) <-------------'
+ *
+ * RUNNING: a retransmission is dropped (REPLAY_RUNNING); the first one will be answered. The answer becomes known under the locks of the objects, before
+ * its op enters the stream (call.after), but is repeated only once the first answer may go out: when its op is durable and confirmed as the
+ * volume asks. What a peer is told of (replay_apply) is DONE at once: a promotion makes it this node's answer.
+ *
+ * Bounds: REPLAY_BYTES_MAX over all entries with their headers; beyond it the oldest answers of clients that have more than their share (the bound divided by the
+ * clients) go first, so that no client drives out another's. Entries that are older than REPLAY_AGE_MS go when their client's list is touched. A
+ * running call is never evicted; the callers (the RPC server) bound how many there are. Without memory a call is executed and not remembered.
+ *
+ * Locks: a table of shards by client, each with a mutex that is a leaf: nothing is called and nothing else taken under it. Safe under object locks.
+ */
+#ifndef NFSD_REPLAY_H
+#define NFSD_REPLAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+enum {
+	REPLAY_BYTES_MAX = 32 << 20,
+	REPLAY_AGE_MS = 180000,		/* longer than any client waits before it retransmits (60 s) */
+	REPLAY_REPLY_MAX = 2048,	/* bytes of one answer; longer ones are not remembered: those of READs, which may be made twice */
+	REPLAY_SUM_PART = 4096,		/* of longer arguments so much of both ends is summed */
+};
+
+struct replay_key {
+	unsigned char addr[16];		/* IPv6, or IPv4 mapped into it */
+	uint32_t xid, prog, vers, proc, args_len;
+	uint32_t zero;			/* no padding: keys are compared as bytes */
+	uint64_t sum;
+};
+/* The address of PEER as keys have it (any other family: zeros). */
+void replay_addr(unsigned char out[16], const struct sockaddr_storage *peer);
+void replay_key_init(struct replay_key *k, const struct sockaddr_storage *peer, uint32_t xid, uint32_t prog, uint32_t vers, uint32_t proc, uid_t uid,
+		     gid_t gid, const void *args, size_t args_len);
+
+enum replay_verdict {
+	REPLAY_NEW,			/* execute it; then exactly one of replay_sent and replay_forget must follow */
+	REPLAY_RUNNING,			/* being executed: say nothing */
+	REPLAY_DONE,			/* the answer is in OUT */
+};
+
+struct replay;
+/* MAX_BYTES 0 = REPLAY_BYTES_MAX. */
+int replay_new(size_t max_bytes, struct replay **out);
+void replay_free(struct replay *t);
+
+enum replay_verdict replay_begin(struct replay *t, const struct replay_key *k, unsigned char out[REPLAY_REPLY_MAX], size_t *len);
+/* The answer is known. In call.after, before the op enters the stream. Replaces an earlier one of this execution. */
+void replay_done(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);
+/* The answer of replay_done may be given: repeat it from now on. Without one the call is forgotten. */
+void replay_sent(struct replay *t, const struct replay_key *k);
+/* The call leaves no trace: not primary, JUKEBOX, an answer that depends on nothing but this moment. What a peer told us of it stays. */
+void replay_forget(struct replay *t, const struct replay_key *k);
+
+/* A record of the stream: newer than what is there. */
+void replay_apply(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);
+/* One of a snapshot: when it is absent. AGE_MS: since it was made. Of one client's the newest comes first (as replay_each gives them). */
+void replay_merge(struct replay *t, const struct replay_key *k, const void *bytes, size_t len, uint32_t age_ms);
+/* Forgets all that is not running. */
+void replay_clear(struct replay *t);
+/* FN for every known answer, under the lock of its shard: it must not call back. Nonzero ends it and is returned. IDLE (may be NULL): between two shards,
+ * with no lock held. */
+typedef int (*replay_fn)(void *arg, const struct replay_key *k, const void *bytes, size_t len, uint32_t age_ms);
+int replay_each(struct replay *t, replay_fn fn, int (*idle)(void *arg), void *arg);
+
+struct replay_stats { uint64_t entries, bytes, clients, hits, dropped, evicted, aged; };
+void replay_stats(struct replay *t, struct replay_stats *out);
+/* For tests: what to take for now, in ms of a monotonic clock; 0 = the real one. */
+void replay_set_clock(struct replay *t, uint64_t now_ms);
+
+#endif

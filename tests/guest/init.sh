@@ -26,6 +26,12 @@ for d in $GUEST_RW; do
 	mkdir -p "$d"
 	mount -t hostfs none "$d" -o "$d"
 done
+# An /etc of its own, with what programs look up there.
+mkdir /run/etc
+cp -a /etc/{passwd,group,nsswitch.conf,hosts,protocols,services,rpc,ld.so.cache,ld.so.conf,ld.so.conf.d} "$GUEST_ROOT"/etc/{netconfig,rpc} /run/etc/ 2>/dev/null
+mount --bind /run/etc /etc
+mkdir /etc/exports.d
+touch /etc/exports
 mkdir -p /mnt/nfs /var/lib/nfs/{sm,sm.bak,v4recovery,nfsdcld,rpc_pipefs}
 touch /var/lib/nfs/{etab,rmtab,state}
 ln -sf /proc/mounts /run/mtab

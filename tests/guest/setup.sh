@@ -3,8 +3,8 @@
 # the programs of a kernel NFS client and server. Done once; prints one line on stderr and fails when packages can't be had.
 set -eu
 d=$(realpath -m "$1")
-[ ! -e "$d/done-2" ] || exit 0
-packages="user-mode-linux kmod libkmod2 nfs-common nfs-kernel-server rpcbind libtirpc3 libnfsidmap1 libevent-core-2.1-7 libkeyutils1 keyutils libwrap0 libdevmapper1.02.1"
+[ ! -e "$d/done-3" ] || exit 0
+packages="libtirpc-common user-mode-linux kmod libkmod2 nfs-common nfs-kernel-server rpcbind libtirpc3 libnfsidmap1 libevent-core-2.1-7 libkeyutils1 keyutils libwrap0 libdevmapper1.02.1"
 rm -rf "$d"
 mkdir -p "$d/debs" "$d/root/kmodroot/lib"
 cd "$d/debs"
@@ -21,4 +21,4 @@ mkdir -p root/sbin
 for l in depmod lsmod modprobe; do ln -sfn ../bin/kmod "root/sbin/$l"; done
 for v in root/usr/lib/uml/modules/*; do LD_LIBRARY_PATH=$d/root/lib/x86_64-linux-gnu root/sbin/depmod -b "$d/root/kmodroot" "${v##*/}"; done
 rm -rf debs
-touch done-2
+touch done-3

@@ -44,7 +44,7 @@ static const uint32_t OBJ_NOCAPS = UINT32_C(1) << 31;	/* beside the HENTRY flags
 
 /* ---- objects ---- */
 
-/* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, hashed and the links are guarded by the shard's lock. */
+/* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, entry, hashed and the links are guarded by the shard's lock. */
 struct obj {
 	struct local *l;
 	uint64_t id, ino;
@@ -53,6 +53,7 @@ struct obj {
 	unsigned refs;			/* users; with none it waits in the shard's list of idle objects */
 	unsigned opens;			/* files and directories open; each holds a reference too */
 	bool dead;			/* the last name is gone */
+	bool entry;			/* dead, and its index entry goes with the last reference */
 	bool hashed;			/* can be found */
 	_Atomic bool tmp;		/* HENTRY_TMPFILE */
 	_Atomic bool ours;		/* and made by local_tmpfile(): goes with its last open. A replayed one goes by an op */

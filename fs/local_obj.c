@@ -4,7 +4,8 @@
  * An id is turned into a descriptor through the index: its local handle is opened, and the mark on what was opened must name the same
  * id. The descriptor stays in the cache while it is used, then among the idle ones of its shard, of which a bounded number is kept,
  * those used last. An O_PATH descriptor pins its inode; so an object that loses its last name leaves the cache
- * at once, unless it is open: then it stays findable, dead, until the last open ends, which also ends its index entry.
+ * at once, unless it is open: then it stays findable, dead, until the last open ends. Its index entry goes with the last reference: who works on
+ * it by its id at that moment must not half fail.
  *
  * A load runs without the shard's lock. Its object may lose its last name meanwhile; the shard counts such losses, and
  * a load that overlapped with one is done again.
@@ -114,6 +115,13 @@ void obj_cache_free(struct local *l)
 		pthread_mutex_destroy(&l->shard[i].lock);
 }
 
+static void entry_del(struct local *l, uint64_t id)
+{
+	int err = index_del(l->cfg.handles, id);
+	if (err && err != -ESTALE)
+		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)id);
+}
+
 void obj_put(struct obj *o)
 {
 	struct local *l = o->l;
@@ -132,6 +140,8 @@ void obj_put(struct obj *o)
 		}
 	}
 	pthread_mutex_unlock(&s->lock);
+	if (gone && gone->entry)
+		entry_del(l, gone->id);
 	obj_free(gone);
 }
 
@@ -287,6 +297,7 @@ void obj_drop(struct local *l, uint64_t id)
 	s->drops++;
 	if (o) {
 		o->dead = true;
+		o->entry = open;
 		if (!open)
 			unhash(s, bucket, o);
 		if (!o->refs) {
@@ -296,9 +307,10 @@ void obj_drop(struct local *l, uint64_t id)
 	}
 	pthread_mutex_unlock(&s->lock);
 	obj_free(gone);
-	int err = open ? index_set_flags(l->cfg.handles, id, HENTRY_DEAD, 0) : index_del(l->cfg.handles, id);
-	if (err && err != -ESTALE)
-		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)id);
+	if (!open)
+		entry_del(l, id);
+	else if (index_set_flags(l->cfg.handles, id, HENTRY_DEAD, 0))
+		log_warn("local: object %llx: its index entry could not be marked", (unsigned long long)id);
 }
 
 int obj_open(struct obj *o)
@@ -322,12 +334,9 @@ void obj_close(struct obj *o)
 	struct obj_shard *s = shard_of(l, o->id, &bucket);
 	pthread_mutex_lock(&s->lock);
 	assert(o->opens > 0);
-	bool last = !--o->opens && o->dead;
-	if (last)
+	if (!--o->opens && o->dead)
 		unhash(s, bucket, o);
 	pthread_mutex_unlock(&s->lock);
-	if (last && index_del(l->cfg.handles, o->id))
-		log_warn("local: object %llx: its index entry could not be removed", (unsigned long long)o->id);
 	obj_put(o);
 }
 

@@ -501,6 +501,54 @@ START_TEST(each_call_fails_once)
 }
 END_TEST
 
+/* ---- the last close of a removed file, while others change it by its id ---- */
+
+struct late {
+	struct env *e;
+	uint64_t id;
+	atomic_int ready;
+	unsigned done;
+};
+
+static void *late_main(void *arg)
+{
+	struct late *w = arg;
+	struct effect eff = { 0 };
+	struct call c = env_call();
+	int err = 0;
+	c.effect = &eff;
+	while (!err) {
+		err = w->done % 2 ? w->e->l->ops->setxattr(w->e->l, &c, w->id, "trusted.x", "v", 1, 0)
+				  : w->e->l->ops->setattr(w->e->l, &c, w->id, NULL, &(struct setattr){ .valid = SET_UID, .uid = w->done }, NULL);
+		w->done++;
+		atomic_store(&w->ready, 1);
+	}
+	ck_assert_int_eq(err, -ESTALE);
+	ck_assert(!eff.changed);
+	return NULL;
+}
+
+START_TEST(changes_of_what_goes_succeed_or_do_nothing)
+{
+	struct env e;
+	env_open(&e, _i);
+	for (unsigned n = 0; n < 1500; n++) {
+		struct attr a = env_mk(&e, HANDLE_ROOT, "f", S_IFREG | 0644);
+		struct late w = { .e = &e, .id = a.id };
+		struct file *f = env_open_file(&e, a.id, O_RDWR);
+		pthread_t t;
+		ck_assert_int_eq(e.l->ops->unlink(e.l, CALL, HANDLE_ROOT, "f"), 0);
+		ck_assert_int_eq(pthread_create(&t, NULL, late_main, &w), 0);
+		while (!atomic_load(&w.ready))
+			sched_yield();
+		env_release(&e, f);
+		pthread_join(t, NULL);
+	}
+	ck_assert_uint_eq(index_count(e.h), 1);
+	env_close(&e);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("local_stress");
@@ -509,6 +557,7 @@ int main(void)
 	tcase_add_loop_test(t, eight_threads_and_a_model, 0, ENV_FS);
 	tcase_add_loop_test(t, readers_adoption_limbo_and_open_files, 0, ENV_FS);
 	tcase_add_loop_test(t, each_call_fails_once, 0, ENV_FS);
+	tcase_add_loop_test(t, changes_of_what_goes_succeed_or_do_nothing, 0, ENV_FS);
 	suite_add_tcase(s, t);
 	return env_setup() ? env_run(s) : EXIT_SUCCESS;
 }

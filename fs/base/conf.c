@@ -32,10 +32,15 @@ static const char *const choices_durability[] = { "async", "commit", "sync", NUL
 static const char *const choices_start_as[] = { "standby", "last", NULL };
 static const char *const choices_mount_as[] = { "fuse", "fuseblk", NULL };
 static const char *const choices_yesno[] = { "no", "yes", NULL };
+static const char *const choices_rpcbind[] = { "no", "yes", "auto", NULL };
+static const char *const choices_access[] = { "ro", "rw", NULL };
+static const char *const choices_squash[] = { "root", "all", "none", NULL };
 static const char *const choices_log[] = { "error", "warn", "info", "debug", NULL };
 
 #define V(field) offsetof(struct volume_conf, field)
 #define N(field) offsetof(struct conf_node, field)
+#define E(field) offsetof(struct conf_export, field)
+#define BIT(n) (UINT64_C(1) << (n))
 #define KIB 1024ULL
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
@@ -88,6 +93,27 @@ static const struct conf_option options[] = {
 	  "The node's number, part of every handle that it hands out: unique, and never given to another node." },
 	{ "node", "address", CONF_T_ADDRESS, N(address), "", 0, 0, NULL,
 	  "host:port or [IPv6]:port where the node listens for its peers; must be given when there are peers." },
+	{ "nfs", "listen", CONF_T_ADDRESS_OR_NONE, V(nfs_listen), "none", 0, 0, NULL,
+	  "host:port or [IPv6]:port where the NFS server listens, all its programs on one port, 2049 by custom; [::]:2049 is every address; none: no "
+	  "NFS server. What clients may mount is said by [export] sections: without one, nothing." },
+	{ "nfs", "rpcbind", CONF_T_CHOICE, V(nfs_rpcbind), "auto", 0, 0, choices_rpcbind,
+	  "Whether the NFS server's programs are registered with the rpcbind of this machine: yes: a failure is logged; auto: where one runs; no: clients have to be told the "
+	  "ports (mount options port and mountport)." },
+	{ "export", "path", CONF_T_PATH, E(path), "/", 0, 0, NULL,
+	  "The directory that is exported, as seen from the volume's root: `/' is the whole volume. Clients mount HOST:PATH, or a directory below." },
+	{ "export", "clients", CONF_T_NETS, E(nets), NULL, 0, 0, NULL,
+	  "Who may mount it: addresses and networks such as 192.0.2.7, 10.0.0.0/24 or 2001:db8::/32, separated by commas; `*' is everybody. May be given several "
+	  "times." },
+	{ "export", "access", CONF_T_CHOICE, E(access), "ro", 0, 0, choices_access,
+	  "ro: clients can read; rw: they can change, on the primary." },
+	{ "export", "squash", CONF_T_CHOICE, E(squash), "root", 0, 0, choices_squash,
+	  "Who becomes the anonymous user: root: the clients' root; all: everybody; none: nobody but callers without credentials." },
+	{ "export", "anonuid", CONF_T_NUMBER, E(anonuid), "65534", 0, 4294967294, NULL, "The anonymous user's number (uid)." },
+	{ "export", "anongid", CONF_T_NUMBER, E(anongid), "65534", 0, 4294967294, NULL, "The anonymous user's group (gid)." },
+	{ "export", "secure", CONF_T_CHOICE, E(secure), "yes", 0, 0, choices_yesno,
+	  "yes: clients must call from a port below 1024, which only root can; no: any port is fine." },
+	{ "export", "id", CONF_T_NUMBER, E(id), "made from NAME", 1, 65535, NULL,
+	  "The export's number in the file handles of its clients: unique, the same on all nodes; when it changes, clients have to mount again. By default it follows from the section's name." },
 };
 
 const struct conf_option *conf_options(size_t *n)
@@ -100,24 +126,30 @@ const char *conf_type_name(enum conf_type t)
 {
 	static const char *const names[] = {
 		[CONF_T_NAME] = "name", [CONF_T_PATH] = "absolute path", [CONF_T_PATH_OR_NONE] = "absolute path or none",
-		[CONF_T_ADDRESS] = "host:port", [CONF_T_DURATION] = "duration", [CONF_T_SIZE] = "size",
+		[CONF_T_ADDRESS] = "host:port", [CONF_T_ADDRESS_OR_NONE] = "host:port or none", [CONF_T_NETS] = "networks", [CONF_T_DURATION] = "duration", [CONF_T_SIZE] = "size",
 		[CONF_T_NUMBER] = "number", [CONF_T_CHOICE] = "choice",
 	};
 	assert((size_t)t < ARRAY_LEN(names));
 	return names[t];
 }
 
-enum { SECTION_NONE, SECTION_VOLUME, SECTION_NODE };
+/* A section of the file: where its options go. */
+struct section {
+	const char *kind;		/* as in the table of options */
+	void *base;			/* what the options' offsets count from */
+	uint64_t *seen;			/* bit n: options[n] was given */
+};
 
 struct parser {
 	const char *label;
 	const char *p, *end;		/* what the reader has not read yet */
 	int line;			/* the last line read */
-	int section;			/* where we are */
-	int volume_line;		/* of [volume], 0 = not seen */
+	struct section section;		/* where we are; kind NULL = before the first one */
+	int volume_line, nfs_line;	/* of [volume] and [nfs], 0 = not seen */
 	unsigned nnodes;
-	struct { struct conf_node node; int line; uint32_t seen; } nodes[CONF_NODE_MAX];	/* in the file's order */
-	uint32_t seen;			/* bit n: options[n] of [volume] was given */
+	struct { struct conf_node node; int line; uint64_t seen; } nodes[CONF_NODE_MAX];	/* in the file's order */
+	struct { int line; uint64_t seen; } exports[CONF_EXPORTS_MAX];	/* as out->exports */
+	uint64_t seen;			/* of [volume] and [nfs] */
 	struct volume_conf *out;
 	char *err;
 	size_t errlen;
@@ -228,6 +260,10 @@ static void set_name(struct parser *ps, const struct conf_option *o, char *field
 
 static void set_address(struct parser *ps, const struct conf_option *o, char *field, const char *value)
 {
+	if (o->type == CONF_T_ADDRESS_OR_NONE && !strcmp(value, "none")) {
+		field[0] = 0;
+		return;
+	}
 	const char *colon = strrchr(value, ':');
 	char *end;
 
@@ -240,6 +276,31 @@ static void set_address(struct parser *ps, const struct conf_option *o, char *fi
 		set_string(field, value);
 	else
 		fail(ps, ps->line, "%s: `%s' is no address: write host:port or [IPv6]:port, port 1 to 65535", o->name, value);
+}
+
+/* Adds VALUE's networks to the export's. */
+static void set_nets(struct parser *ps, const struct conf_option *o, struct conf_export *e, const char *value)
+{
+	char word[CONF_NET_TEXT], right[CONF_NET_TEXT];
+	struct conf_net n;
+
+	for (const char *p = value; *(p += strspn(p, ", \t")); p += strcspn(p, ", \t")) {
+		int len = snprintf(word, sizeof word, "%.*s", (int)strcspn(p, ", \t"), p);
+		int err = (size_t)len < sizeof word ? conf_parse_net(word, &n) : -EINVAL;
+		if (err == -EDOM) {
+			conf_format_net(&n, right);
+			fail(ps, ps->line, "%s: `%s' has bits set behind the prefix: write %s for the network, or leave the prefix out for one address",
+			     o->name, word, right);
+		} else if (err) {
+			fail(ps, ps->line, "%s: `%s' is no network: write addresses such as 192.0.2.7, 10.0.0.0/24 or 2001:db8::/32, or *", o->name, word);
+		} else if (e->nnets == CONF_NETS_MAX) {
+			fail(ps, ps->line, "%s: more than %d networks: combine some", o->name, CONF_NETS_MAX);
+		} else {
+			e->nets[e->nnets++] = n;
+			continue;
+		}
+		return;
+	}
 }
 
 static void set_choice(struct parser *ps, const struct conf_option *o, int *field, const char *value)
@@ -316,7 +377,9 @@ static void set_option(struct parser *ps, const struct conf_option *o, void *bas
 	case CONF_T_NAME: set_name(ps, o, field, value); break;
 	case CONF_T_PATH:
 	case CONF_T_PATH_OR_NONE: set_path(ps, o, field, value); break;
-	case CONF_T_ADDRESS: set_address(ps, o, field, value); break;
+	case CONF_T_ADDRESS:
+	case CONF_T_ADDRESS_OR_NONE: set_address(ps, o, field, value); break;
+	case CONF_T_NETS: set_nets(ps, o, base, value); break;
 	case CONF_T_CHOICE: set_choice(ps, o, field, value); break;
 	case CONF_T_DURATION:
 	case CONF_T_SIZE:
@@ -338,27 +401,26 @@ static int find_option(const char *section, const char *name)
 static int on_option(void *arg, const char *section, const char *name, const char *value)
 {
 	struct parser *ps = arg;
-	const char *kind = ps->section == SECTION_VOLUME ? "volume" : "node";
+	const struct section *at = &ps->section;
 
 	(void)section;		/* cut at 49 bytes; the reader has seen all of it */
 	if (ps->err_line)
 		return 0;
-	if (ps->section == SECTION_NONE) {
+	if (!at->kind) {
 		fail(ps, ps->line, "%s: stands before the first section: begin the file with [volume]", name);
 		return 0;
 	}
-	int i = find_option(kind, name);
+	int i = find_option(at->kind, name);
 	if (i < 0) {
-		fail(ps, ps->line, "%s: no such option in [%s]: see tandemfs.conf(5)", name, kind);
+		fail(ps, ps->line, "%s: no such option in [%s]: see tandemfs.conf(5)", name, at->kind);
 		return 0;
 	}
-	uint32_t *seen = ps->section == SECTION_VOLUME ? &ps->seen : &ps->nodes[ps->nnodes - 1].seen;
-	if (*seen & 1u << i) {
+	if (*at->seen & BIT(i) && options[i].type != CONF_T_NETS) {
 		fail(ps, ps->line, "%s: given twice: keep one of the two lines", name);
 		return 0;
 	}
-	*seen |= 1u << i;
-	set_option(ps, &options[i], ps->section == SECTION_VOLUME ? (void *)ps->out : (void *)&ps->nodes[ps->nnodes - 1].node, value);
+	*at->seen |= BIT(i);
+	set_option(ps, &options[i], at->base, value);
 	return !ps->err_line;
 }
 
@@ -380,8 +442,41 @@ static void begin_node(struct parser *ps, const char *name)
 	}
 	ps->nodes[ps->nnodes].line = ps->line;
 	snprintf(ps->nodes[ps->nnodes].node.name, CONF_NAME_MAX + 1, "%s", name);
+	ps->section = (struct section){ "node", &ps->nodes[ps->nnodes].node, &ps->nodes[ps->nnodes].seen };
 	ps->nnodes++;
-	ps->section = SECTION_NODE;
+}
+
+static void begin_export(struct parser *ps, const char *name)
+{
+	struct volume_conf *c = ps->out;
+
+	if (!conf_name_ok(name)) {
+		fail(ps, ps->line, "[export %.40s]: not an export's name: use 1 to %d letters, digits, '.', '_' or '-'; its directory is said by `path ='", name,
+		     CONF_NAME_MAX);
+		return;
+	}
+	for (unsigned i = 0; i < c->nexports; i++)
+		if (!strcmp(c->exports[i].name, name)) {
+			fail(ps, ps->line, "[export %s]: second section of this name, the first is in line %d: keep one", name, ps->exports[i].line);
+			return;
+		}
+	if (c->nexports == CONF_EXPORTS_MAX) {
+		fail(ps, ps->line, "[export %s]: more than %d exports: remove one", name, CONF_EXPORTS_MAX);
+		return;
+	}
+	unsigned i = c->nexports++;
+	ps->exports[i].line = ps->line;
+	snprintf(c->exports[i].name, sizeof c->exports[i].name, "%s", name);
+	ps->section = (struct section){ "export", &c->exports[i], &ps->exports[i].seen };
+}
+
+/* [volume] or [nfs]: once. */
+static void begin_single(struct parser *ps, const char *kind, int *line)
+{
+	if (*line)
+		fail(ps, ps->line, "[%s]: second section of this name, the first is in line %d: keep one", kind, *line);
+	*line = ps->line;
+	ps->section = (struct section){ kind, ps->out, &ps->seen };
 }
 
 /* LINE begins with '['. */
@@ -398,16 +493,16 @@ static void begin_section(struct parser *ps, const char *line)
 	}
 	memcpy(title, line + 1, len);
 	title[len] = 0;
-	if (!strcmp(title, "volume")) {
-		if (ps->volume_line)
-			fail(ps, ps->line, "[volume]: second section of this name, the first is in line %d: keep one", ps->volume_line);
-		ps->volume_line = ps->line;
-		ps->section = SECTION_VOLUME;
-	} else if (!strncmp(title, "node ", 5)) {
+	if (!strcmp(title, "volume"))
+		begin_single(ps, "volume", &ps->volume_line);
+	else if (!strcmp(title, "nfs"))
+		begin_single(ps, "nfs", &ps->nfs_line);
+	else if (!strncmp(title, "node ", 5))
 		begin_node(ps, title + 5 + strspn(title + 5, " \t"));
-	} else {
-		fail(ps, ps->line, "[%s]: no such section: there are [volume] and [node NAME]", title);
-	}
+	else if (!strncmp(title, "export ", 7))
+		begin_export(ps, title + 7 + strspn(title + 7, " \t"));
+	else
+		fail(ps, ps->line, "[%s]: no such section: there are [volume], [node NAME], [nfs] and [export NAME]", title);
 }
 
 /* libinih's reader, like fgets. */
@@ -443,6 +538,11 @@ static char *read_line(char *buf, int size, void *arg)
 
 /* ---- the whole ---- */
 
+static bool is_option(const struct conf_option *o, const char *section, size_t offset)
+{
+	return o->offset == offset && !strcmp(o->section, section);
+}
+
 static void default_of(const struct conf_option *o, const char *volume, char out[CONF_VALUE_MAX + 1])
 {
 	const char *at = strstr(o->dflt, "NAME");
@@ -453,26 +553,39 @@ static void default_of(const struct conf_option *o, const char *volume, char out
 		snprintf(out, CONF_VALUE_MAX + 1, "%s", o->dflt);
 }
 
-/* Fills what [volume] left out; what has no fixed default is left to finish(). */
-static void apply_defaults(struct parser *ps)
+/* Fills what a section left out; what has no fixed default is left to finish(). */
+static void apply_section_defaults(struct parser *ps, const struct section *at, int line, const char *title)
 {
 	char value[CONF_VALUE_MAX + 1];
 
 	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		const struct conf_option *o = &options[i];
-		if (strcmp(o->section, "volume") || ps->seen & 1u << i)
+		if (strcmp(o->section, at->kind) || *at->seen & BIT(i))
 			continue;
 		if (!o->dflt) {
-			fail(ps, ps->volume_line, "[volume]: %s is missing: add `%s = ...'", o->name, o->name);
+			fail(ps, line, "[%s]: %s is missing: add `%s = ...'", title, o->name, o->name);
 			return;
 		}
-		if (o->offset == V(node) || o->offset == V(mount_point) || !*o->dflt)
+		if (!*o->dflt || is_option(o, "volume", V(node)) || is_option(o, "volume", V(mount_point)) || is_option(o, "export", E(id)))
 			continue;
 		default_of(o, ps->out->name, value);
-		set_option(ps, o, ps->out, value);
+		set_option(ps, o, at->base, value);
 	}
-	if (!ps->out->mount_point[0])
-		set_string(ps->out->mount_point, ps->out->backing);
+}
+
+static void apply_defaults(struct parser *ps)
+{
+	struct volume_conf *c = ps->out;
+	char title[CONF_NAME_MAX + 10];
+
+	apply_section_defaults(ps, &(struct section){ "volume", c, &ps->seen }, ps->volume_line, "volume");
+	apply_section_defaults(ps, &(struct section){ "nfs", c, &ps->seen }, ps->nfs_line, "nfs");
+	for (unsigned i = 0; i < c->nexports && !ps->err_line; i++) {
+		snprintf(title, sizeof title, "export %s", c->exports[i].name);
+		apply_section_defaults(ps, &(struct section){ "export", &c->exports[i], &ps->exports[i].seen }, ps->exports[i].line, title);
+	}
+	if (!c->mount_point[0])
+		set_string(c->mount_point, c->backing);
 }
 
 static void check_nodes(struct parser *ps)
@@ -533,7 +646,7 @@ static void check_together(struct parser *ps)
 {
 	struct volume_conf *c = ps->out;
 
-	if (c->npeers && !(ps->seen & 1u << find_option("volume", "fence_peer")))
+	if (c->npeers && !(ps->seen & BIT(find_option("volume", "fence_peer"))))
 		fail(ps, ps->volume_line, "[volume]: fence_peer is missing: give a program that can stop or outdate a peer, or `fence_peer = none' "
 		     "and take the risk yourself");
 	if (c->congestion_timeout_ms < c->peer_timeout_ms)
@@ -547,6 +660,51 @@ static void check_together(struct parser *ps)
 	if (strlen(c->control_socket) >= sizeof ((struct sockaddr_un *)0)->sun_path)
 		fail(ps, ps->volume_line, "[volume]: control_socket is longer than the %zu bytes that a socket's path may have: shorten it",
 		     sizeof ((struct sockaddr_un *)0)->sun_path - 1);
+}
+
+/* An export's number when none is given: 1..65535, from its name (FNV-1a). */
+static unsigned export_id(const char *name)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *name; name++)
+		h = (h ^ (unsigned char)*name) * 16777619u;
+	h = (h ^ h >> 16) & 0xffff;
+	return h ? h : 1;
+}
+
+/* Has PATH a component that is empty, `.` or `..`? */
+static bool path_wanders(const char *path)
+{
+	for (const char *p = path; *p; p += strcspn(p, "/")) {
+		size_t len = strcspn(++p, "/");
+		if (path[1] && (!len || (len <= 2 && !strncmp(p, "..", len))))
+			return true;
+	}
+	return false;
+}
+
+static void check_exports(struct parser *ps)
+{
+	struct volume_conf *c = ps->out;
+
+	for (unsigned i = 0; i < c->nexports; i++) {
+		struct conf_export *e = &c->exports[i];
+		if (!e->id)
+			e->id = export_id(e->name);
+		if (!e->nnets)
+			fail(ps, ps->exports[i].line, "[export %s]: clients names nobody: give addresses or networks, or * for everybody", e->name);
+		if (path_wanders(e->path))
+			fail(ps, ps->exports[i].line, "[export %s]: path %s has an empty component, `.' or `..' in it: write it without", e->name, e->path);
+		for (unsigned j = 0; j < i; j++) {
+			if (!strcmp(c->exports[j].path, e->path))
+				fail(ps, ps->exports[i].line, "[export %s]: path %s is exported by [export %s] already: keep one, with the clients of both",
+				     e->name, e->path, c->exports[j].name);
+			if (c->exports[j].id == e->id)
+				fail(ps, ps->exports[i].line, "[export %s]: its id %u is that of [export %s] too: add `id = ...' to one of them", e->name,
+				     e->id, c->exports[j].name);
+		}
+	}
 }
 
 const struct conf_node *conf_node_by_name(const struct volume_conf *c, const char *name)
@@ -569,12 +727,14 @@ static void finish(struct parser *ps, const char *self, const char *host)
 		check_self(ps, self, host);
 	if (!ps->err_line)
 		check_together(ps);
+	if (!ps->err_line)
+		check_exports(ps);
 }
 
 int conf_parse(const char *name, const char *label, const char *text, size_t len, const char *self, const char *host,
 	       struct volume_conf *out, char *err, size_t errlen)
 {
-	assert(errlen > 0 && ARRAY_LEN(options) <= 32);
+	assert(errlen > 0 && ARRAY_LEN(options) <= 64);
 	memset(out, 0, sizeof *out);
 	err[0] = 0;
 	auto_free struct parser *ps = calloc(1, sizeof *ps);

@@ -21,6 +21,9 @@ enum {
 	CONF_NODE_MAX = 15,		/* node numbers are 1..CONF_NODE_MAX */
 	CONF_FILE_MAX = 64 << 10,	/* bytes of a configuration file */
 	CONF_ERR_MAX = 512,
+	CONF_EXPORTS_MAX = 32,
+	CONF_NETS_MAX = 16,		/* networks of one export */
+	CONF_NET_TEXT = 56,		/* of a network as text, with its NUL */
 };
 
 enum conf_security { CONF_SECURITY_TLS, CONF_SECURITY_NONE };
@@ -28,6 +31,29 @@ enum conf_security { CONF_SECURITY_TLS, CONF_SECURITY_NONE };
 enum conf_durability { CONF_ASYNC, CONF_COMMIT, CONF_SYNC };
 enum conf_mount_as { CONF_MOUNT_FUSE, CONF_MOUNT_FUSEBLK };
 enum conf_start_as { CONF_START_STANDBY, CONF_START_LAST };
+
+enum conf_rpcbind { CONF_RPCBIND_NO, CONF_RPCBIND_YES, CONF_RPCBIND_AUTO };
+enum conf_access { CONF_ACCESS_RO, CONF_ACCESS_RW };
+enum conf_squash { CONF_SQUASH_ROOT, CONF_SQUASH_ALL, CONF_SQUASH_NONE };
+
+/* A network, or one address: IPv4 as ::ffff:a.b.c.d. Bits behind the prefix are zero. */
+struct conf_net {
+	unsigned char addr[16];
+	uint8_t prefix;			/* bits, 0..128; of IPv4 96..128; 0 = everybody, IPv4 too */
+};
+
+/* An [export NAME]. */
+struct conf_export {
+	char name[CONF_NAME_MAX + 1];
+	unsigned id;			/* 1..65535, unique; in every handle of the export, so it must not change: given, or made from the name */
+	char path[CONF_VALUE_MAX + 1];	/* in the volume: "/" is its root; no `.`, `..`, or empty components */
+	unsigned nnets;
+	struct conf_net nets[CONF_NETS_MAX];	/* who may use it */
+	int access;			/* enum conf_access */
+	int squash;			/* enum conf_squash */
+	unsigned anonuid, anongid;
+	int secure;			/* 0, 1: only from ports below 1024 */
+};
 
 struct conf_node {
 	unsigned number;		/* 0 = no such node */
@@ -58,19 +84,28 @@ struct volume_conf {
 	uint64_t queue_bytes, reserve_bytes;
 	unsigned threads;			/* of the FUSE front; 0 = chosen by the number of CPUs */
 
+	/* [nfs] */
+	char nfs_listen[CONF_VALUE_MAX + 1];	/* host:port; "" = no NFS server */
+	int nfs_rpcbind;			/* enum conf_rpcbind */
+
+	/* [export NAME] */
+	unsigned nexports;			/* 0 = nobody can mount anything */
+	struct conf_export exports[CONF_EXPORTS_MAX];	/* in the file's order */
+
 	/* [node NAME] */
 	unsigned self;				/* this node's number, 1..CONF_NODE_MAX */
 	unsigned npeers;			/* how many other nodes there are */
 	struct conf_node nodes[CONF_NODE_MAX + 1];	/* by number */
 };
 
-enum conf_type { CONF_T_NAME, CONF_T_PATH, CONF_T_PATH_OR_NONE, CONF_T_ADDRESS, CONF_T_DURATION, CONF_T_SIZE, CONF_T_NUMBER, CONF_T_CHOICE };
+enum conf_type { CONF_T_NAME, CONF_T_PATH, CONF_T_PATH_OR_NONE, CONF_T_ADDRESS, CONF_T_ADDRESS_OR_NONE, CONF_T_DURATION, CONF_T_SIZE, CONF_T_NUMBER, CONF_T_CHOICE,
+		 CONF_T_NETS };
 
 struct conf_option {
-	const char *section;		/* "volume" or "node" */
+	const char *section;		/* "volume", "node", "nfs" or "export" */
 	const char *name;
 	enum conf_type type;
-	size_t offset;			/* in struct volume_conf, or struct conf_node */
+	size_t offset;			/* in struct volume_conf, struct conf_node, or struct conf_export */
 	const char *dflt;		/* as one would write it; NULL = must be given; NAME stands for the volume's name */
 	uint64_t min, max;		/* of a number; milliseconds of a duration; bytes of a size */
 	const char *const *choices;	/* NULL-terminated; the value is the place in this list */
@@ -98,6 +133,11 @@ int conf_parse(const char *name, const char *label, const char *text, size_t len
 /* "500ms", "2s", "10m", "1h" -> milliseconds; "64MiB", "4KiB", "1GiB", "2TiB", "100" -> bytes. 0 or -EINVAL, -ERANGE. */
 int conf_parse_duration(const char *s, uint64_t *ms);
 int conf_parse_size(const char *s, uint64_t *bytes);
+/* "10.0.0.0/24", "2001:db8::/32", an address, or `*` -> a network. 0; -EINVAL: none; -EDOM: bits behind the prefix are set. */
+int conf_parse_net(const char *s, struct conf_net *out);
+void conf_format_net(const struct conf_net *n, char out[CONF_NET_TEXT]);
+/* Does ADDR, IPv4 as ::ffff:a.b.c.d, lie in N? */
+bool conf_net_has(const struct conf_net *n, const unsigned char addr[16]);
 /* The node called NAME, or NULL. */
 const struct conf_node *conf_node_by_name(const struct volume_conf *c, const char *name);
 

@@ -99,7 +99,7 @@ static void print_config(void)
 
 	for (size_t i = 0; i < n; i++, o++) {
 		if (strcmp(section, o->section))
-			printf("%s[%s%s]\n", i ? "\n" : "", o->section, strcmp(o->section, "node") ? "" : " NAME");
+			printf("%s[%s%s]\n", i ? "\n" : "", o->section, strcmp(o->section, "node") && strcmp(o->section, "export") ? "" : " NAME");
 		section = o->section;
 		describe_range(o, range, sizeof range);
 		printf("\n  %s\n      (%s; default: %s)\n", o->name, range, default_text(o));
@@ -209,7 +209,7 @@ int cmd_help(const struct cmd_line *l, const struct volume_conf *c)
 		print_config();
 	else if (!strcmp(what, "mdoc-commands"))
 		mdoc_commands();
-	else if (!strcmp(what, "mdoc-volume") || !strcmp(what, "mdoc-node"))
+	else if (!strcmp(what, "mdoc-volume") || !strcmp(what, "mdoc-node") || !strcmp(what, "mdoc-nfs") || !strcmp(what, "mdoc-export"))
 		mdoc_config(what + 5);
 	else {
 		for (const struct subcmd *s = subcmds; s->name; s++)

@@ -25,4 +25,6 @@ one() { # PAGE WHAT
 one docs/tandemfs.8 mdoc-commands
 one docs/tandemfs.conf.5 mdoc-volume
 one docs/tandemfs.conf.5 mdoc-node
+one docs/tandemfs.conf.5 mdoc-nfs
+one docs/tandemfs.conf.5 mdoc-export
 exit $status

@@ -9,7 +9,7 @@
  *
  *	                            async          commit             sync
  *	stable (NFS, O_SYNC)        flush here     flush + DURABLE    flush + DURABLE
- *	has an attachment           -              RECEIVED           RECEIVED
+ *	has an attachment           -              RECEIVED           RECEIVED        (attach_lazy: as if it had none)
  *	namespace, write            -              -                  RECEIVED; a namespace op without standby: flush here
  *
  * An acknowledgement needs an open epoch, too: when the ack set changed while we waited, the new epoch is opened before we return.
@@ -97,25 +97,37 @@ int txn_room(const struct interpose *ip, uint64_t bytes, uint64_t inodes)
 	return b < bytes || i < inodes ? -ENOSPC : 0;
 }
 
-int txn_begin(struct txn *tx, struct layer *l, struct call *c, size_t bytes)
+/* Before a change that brings BYTES: 0, then the gate is held; else the error. */
+static int enter(struct interpose *ip, size_t bytes)
 {
-	struct interpose *ip = ip_of(l);
-	int err;
+	int err = epoch_ready(ip);
 
-	*tx = (struct txn){ .ip = ip, .c = c };
-	c->seq = 0;
-	err = epoch_ready(ip);
 	if (!err)
-		err = queue_admit(ip->cfg.queue, bytes + c->attach_len + OP_OVERHEAD);
+		err = queue_admit(ip->cfg.queue, bytes + OP_OVERHEAD);
 	if (err)
 		return err == -ESHUTDOWN ? -EROFS : err;
 	pthread_rwlock_rdlock(&ip->gate);
-	if (!ip->writable) {
-		pthread_rwlock_unlock(&ip->gate);
-		return -EROFS;
-	}
-	tx->gated = true;
-	return 0;
+	if (ip->writable)
+		return 0;
+	pthread_rwlock_unlock(&ip->gate);
+	return -EROFS;
+}
+
+/* What an attachment counts with; it may come only later, from the hook. */
+static size_t attach_bytes(const struct call *c)
+{
+	return c->after && c->attach_len < LAYER_ATTACH_RESERVE ? LAYER_ATTACH_RESERVE : c->attach_len;
+}
+
+int txn_begin(struct txn *tx, struct layer *l, struct call *c, size_t bytes)
+{
+	struct interpose *ip = ip_of(l);
+
+	*tx = (struct txn){ .ip = ip, .c = c };
+	c->seq = 0;
+	int err = enter(ip, bytes + attach_bytes(c));
+	tx->gated = !err;
+	return err;
 }
 
 void txn_locked(struct txn *tx)
@@ -124,6 +136,17 @@ void txn_locked(struct txn *tx)
 	tx->call.locked = true;
 	tx->call.stamp = interpose_stamp(tx->ip);
 	tx->call.effect = &tx->eff;
+	tx->call.before = NULL;
+	tx->call.after = NULL;
+	if (tx->c->before)
+		tx->c->before(tx->c);
+}
+
+void txn_done(struct txn *tx, ssize_t r)
+{
+	if (tx->c->after && !tx->done)
+		tx->c->after(tx->c, r, &tx->eff);
+	tx->done = true;
 }
 
 int txn_lock_ids(struct txn *tx, uint64_t id, uint64_t id2)
@@ -305,7 +328,7 @@ static int settle(struct txn *tx, bool stable, bool namespace)
 {
 	struct interpose *ip = tx->ip;
 	enum durability d = ip->cfg.durability;
-	bool wait = tx->c->seq && (d == DURABILITY_SYNC || (d == DURABILITY_COMMIT && tx->c->attach_len));
+	bool wait = tx->c->seq && (d == DURABILITY_SYNC || (d == DURABILITY_COMMIT && tx->c->attach_len && !tx->c->attach_lazy));
 	int err;
 
 	if (stable)
@@ -325,6 +348,7 @@ int txn_end(struct txn *tx, int r, bool namespace)
 
 	if (!tx->gated)
 		return r;
+	txn_done(tx, r);
 	if (tx->c->attach_len && !tx->emitted)
 		emit_attachment(tx);
 	bool stable = tx->c->stable && r >= 0;
@@ -338,6 +362,34 @@ int txn_end(struct txn *tx, int r, bool namespace)
 	if (!err && (tx->emitted || stable))
 		err = settle(tx, stable, namespace && r >= 0);
 	return err ? err : r;
+}
+
+/* ---- attachments alone ---- */
+
+int interpose_attach_begin(struct interpose *ip, size_t len) { return enter(ip, len); }
+void interpose_attach_end(struct interpose *ip) { pthread_rwlock_unlock(&ip->gate); }
+
+int interpose_attach_emit(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, uint16_t peers, uint64_t *seq)
+{
+	struct op op = { .type = OP_ATTACH, .stamp = interpose_stamp(ip), .attach = data, .attach_len = len, .attach_kind = kind };
+
+	return interpose_emit(ip, &op, peers, seq);
+}
+
+int interpose_attach_wait(struct interpose *ip, uint64_t seq)
+{
+	return ip->cfg.durability == DURABILITY_ASYNC ? 0 : confirm(ip, seq, CONFIRM_RECEIVED);
+}
+
+int interpose_attach(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, bool wait, uint64_t *seq)
+{
+	int err = interpose_attach_begin(ip, len);
+
+	if (err)
+		return err;
+	err = interpose_attach_emit(ip, kind, data, len, 0xffff, seq);
+	interpose_attach_end(ip);
+	return err || !wait ? err : interpose_attach_wait(ip, *seq);
 }
 
 /* ---- observers ---- */

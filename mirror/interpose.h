@@ -56,6 +56,21 @@ void interpose_clock_seen(struct interpose *ip, struct timespec t);
 
 /* For resync on the primary: appends a statement that is right under the locks which the caller holds. */
 int interpose_emit(struct interpose *ip, struct op *op, uint16_t peers, uint64_t *seq);
+
+/* ---- an attachment that belongs to no change: an op of its own, in the same order ---- */
+
+/* In steps, for callers whose own lock gives their records their order. _begin: waits until there is room for LEN bytes and the epoch is open, with no lock
+ * held; 0 (then this node stays primary until _end, in the same thread, which must not start a change meanwhile), or -EROFS and the like: nothing is held.
+ * _emit, as often as wanted: doesn't wait; may be called under a mutex that is taken after _begin (a leaf: the queue's comes below it). PEERS: bitmap,
+ * 0xffff = all. An error (-ENOMEM, -ESHUTDOWN) means that no peer will have the record: undo what it says. _wait: with nothing held; until
+ * the peers have received *SEQ, as the volume's durability asks for records; -EIO: nobody can tell whether they have. */
+int interpose_attach_begin(struct interpose *ip, size_t len);
+int interpose_attach_emit(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, uint16_t peers, uint64_t *seq);
+void interpose_attach_end(struct interpose *ip);
+int interpose_attach_wait(struct interpose *ip, uint64_t seq);
+/* All of that. WAIT: for the peers. */
+int interpose_attach(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, bool wait, uint64_t *seq);
+
 struct interpose_stats { uint64_t ops, bytes, by_type[OP_TYPE_LAST + 1]; };
 void interpose_stats(struct interpose *ip, struct interpose_stats *out);
 

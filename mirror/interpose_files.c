@@ -64,6 +64,7 @@ static int setattr_below(struct txn *tx, uint64_t id, struct file *f, const stru
 	struct layer *b = tx->ip->cfg.below;
 	int r = b->ops->setattr(b, &tx->call, id, f, s, out);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, 0, 0);
 		return r;
@@ -91,6 +92,7 @@ static int xattr_below(struct txn *tx, uint64_t id, const char *name, const void
 	struct layer *b = tx->ip->cfg.below;
 	int r = removes ? b->ops->removexattr(b, &tx->call, id, name) : b->ops->setxattr(b, &tx->call, id, name, value, size, flags);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, 0, 0);
 		return r;
@@ -127,6 +129,7 @@ static int setflags_below(struct txn *tx, uint64_t id, uint32_t flags)
 	struct op op = { .type = OP_SETFLAGS, .id = id };
 	int r = b->ops->setflags(b, &tx->call, id, flags);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, 0, 0);
 		return r;
@@ -229,6 +232,7 @@ static ssize_t write_below(struct txn *tx, struct file *f, const struct wdata *d
 	uint64_t id = file_id(f);
 	ssize_t n = b->ops->write(b, &tx->call, f, d, off, flags, attr);
 
+	txn_done(tx, n);
 	if (n < 0)
 		contents_failed(tx, f);
 	if (n <= 0)
@@ -274,6 +278,7 @@ static int fallocate_below(struct txn *tx, struct file *f, int mode, uint64_t of
 	uint64_t id = file_id(f);
 	int r = b->ops->fallocate(b, &tx->call, f, mode, off, len);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		contents_failed(tx, f);
 		return r;
@@ -313,6 +318,7 @@ static ssize_t copy_below(struct txn *tx, const struct copy_args *a)
 	if (!streamed(tx->ip, &src))	/* the peers don't have the source: the caller reads and writes instead */
 		return -EOPNOTSUPP;
 	ssize_t n = b->ops->copy_range(b, &tx->call, a->in, a->off_in, a->out, a->off_out, a->len);
+	txn_done(tx, n);
 	if (n <= 0) {
 		contents_failed(tx, a->out);
 		return n;

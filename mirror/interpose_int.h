@@ -2,8 +2,9 @@
  * Inside the interposing layer: what its files share. A change runs through
  *
  *	txn_begin    epoch open, room on the standbys, room in the queue; then the gate (is this node writable?)
- *	txn_lock_*   the objects' locks; fills the call for the layer below (stamp, effect)
+ *	txn_lock_*   the objects' locks; fills the call for the layer below (stamp, effect); the caller's hook `before`
  *	(the call below)
+ *	txn_done     the caller's hook `after`, which may add an attachment
  *	txn_emit     puts the op into the order
  *	txn_end      what only has an attachment gets an op too; a barrier when one is needed; unlock, leave the gate; flush here
  *	                and wait for the peers as the durability mode asks
@@ -49,7 +50,7 @@ struct txn {
 	struct objguard g;
 	uint64_t new_id;			/* creations */
 	struct { uint64_t parent; const char *name; } entry[2];	/* the names that it is about; borrowed from the caller */
-	bool gated, emitted;
+	bool gated, done, emitted;
 	int err;				/* of the stream: what the caller has to get though the change was made */
 	uint64_t barrier;			/* seq of an OP_FSYNC, 0 = none */
 	struct file *file;			/* what has to be durable: this file, */
@@ -66,6 +67,8 @@ int txn_lock_ids(struct txn *tx, uint64_t id, uint64_t id2);
 int txn_lock_entry(struct txn *tx, uint64_t parent, const char *name, uint64_t extra);
 /* -ENOSPC when the standbys haven't room for this much more. */
 int txn_room(const struct interpose *ip, uint64_t bytes, uint64_t inodes);
+/* The call below returned R: tells the caller's hook, once. Before anything is emitted. */
+void txn_done(struct txn *tx, ssize_t r);
 /* Puts OP, which lacks only stamp and attachment, into the order. */
 void txn_emit(struct txn *tx, struct op *op);
 /* Objects that have to be stated again (0 = none). */

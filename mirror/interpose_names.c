@@ -87,6 +87,7 @@ static int create_below(struct txn *tx, uint64_t parent, const char *name, const
 		return -EEXIST;
 	tx->call.new_id = tx->new_id;
 	int r = b->ops->create(b, &tx->call, parent, name, cr, flags, out, out_file);
+	txn_done(tx, r);
 	if (r < 0) {
 		if (out_file)
 			*out_file = NULL;	/* whatever the layer below left there */
@@ -134,6 +135,7 @@ static int tmpfile_below(struct txn *tx, uint64_t parent, const struct create *c
 	if (r)
 		return r;
 	r = b->ops->tmpfile(b, &tx->call, parent, cr, flags, out, out_file);
+	txn_done(tx, r);
 	if (r < 0) {
 		*out_file = NULL;
 		tmp_named(tx->ip, tx->new_id);
@@ -172,6 +174,7 @@ static int remove_below(struct txn *tx, enum op_type type, uint64_t parent, cons
 	uint64_t id = tx->g.id;
 	int r = type == OP_RMDIR ? b->ops->rmdir(b, &tx->call, parent, name) : b->ops->unlink(b, &tx->call, parent, name);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, parent, 0);
 		return r;
@@ -225,6 +228,7 @@ static int rename_below(struct txn *tx, const struct rename_args *a)
 	struct layer *b = tx->ip->cfg.below;
 	int r = b->ops->rename(b, &tx->call, a->parent, a->name, a->newparent, a->newname, a->flags);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, tx->g.id, tx->g.id2, a->parent, a->newparent);
 		return r;
@@ -266,6 +270,7 @@ static int link_below(struct txn *tx, uint64_t id, uint64_t newparent, const cha
 	struct layer *b = tx->ip->cfg.below;
 	int r = b->ops->link(b, &tx->call, id, newparent, newname, out);
 
+	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, newparent, 0);
 		return r;

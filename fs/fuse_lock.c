@@ -45,9 +45,9 @@ void fuse_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, st
 		return;
 	}
 	lk->l_type = F_UNLCK;
-	if (!lock_test(front_of(req)->cfg.locks, ino, owner(fi->lock_owner), &want, &found)) {
+	if (!lock_test(front_of(req)->cfg.locks, ino, owner(fi->lock_owner), &want, &found, NULL)) {
 		lk->l_type = found.mode == LOCK_EXCLUSIVE ? F_WRLCK : F_RDLCK;
-		lk->l_start = (off_t)found.start;
+		lk->l_start = (off_t)(found.start > INT64_MAX ? INT64_MAX : found.start);	/* an NFS client's may begin where no off_t reaches */
 		lk->l_len = found.end >= INT64_MAX ? 0 : (off_t)(found.end - found.start + 1);
 		lk->l_pid = found.pid;
 	}

@@ -11,6 +11,10 @@
  * more is granted; repeated until a pass grants nothing, because a grant may itself be a conversion that frees others. What was granted is
  * collected, and the callbacks run after the mutex was dropped.
  *
+ * A *section* is one call that may change something: the journal is asked before the mutex is taken and told after it was dropped (section_begin, section_end), and each
+ * change is noted in between, before it is made. What can't be noted isn't made when it is the volume's: a request of an NFS client is granted only in a section
+ * that the journal has opened; else it goes on waiting. (Who closed the journal ends these requests: lock_cancel_front.)
+ *
  * Memory: a change needs at most two new locks (the lock itself, and the right part of one that it splits). They are
  * allocated before anything is touched; a waiting request brings its two along, so that a grant cannot fail.
  */
@@ -53,6 +57,7 @@ struct wait {
 struct locked {
 	struct locked *next;
 	uint64_t id;
+	uint32_t n;				/* in both lists */
 	struct held *held;			/* owned */
 	struct wait *waits, **waits_end;	/* owned */
 };
@@ -65,9 +70,32 @@ struct lock_table {
 	struct locked *bucket[ID_BUCKETS];
 	struct wait *by_ticket[WAIT_BUCKETS];
 	struct wait *by_owner[WAIT_BUCKETS];
+	struct lock_journal journal;		/* all NULL = none; set before use */
+};
+
+/* One call that may change something. */
+struct section {
+	bool open, refused;			/* the journal has taken it; it has not */
+	bool volume;				/* something of the volume's was noted */
+	uint64_t seq;				/* of the last note */
+	struct wait *done;			/* taken out of the table; owned */
 };
 
 /* ---- small things ---- */
+
+static bool of_volume(const struct lock_owner *o) { return o->node == LOCK_NODE_VOLUME; }
+
+static void who_ref(const struct lock_owner *o)
+{
+	if (o->who)
+		atomic_fetch_add(&o->who->refs, 1);
+}
+
+static void who_put(const struct lock_owner *o)
+{
+	if (o->who)
+		o->who->put(o->who);
+}
 
 static uint64_t mix(uint64_t x)
 {
@@ -168,21 +196,72 @@ static void forget_if_empty(struct lock_table *t, struct locked *on)
 	free(on);
 }
 
+/* ---- the journal ---- */
+
+/* What can't be recorded is refused to owners of the volume. */
+static int section_begin(struct lock_table *t, struct section *s, const struct lock_owner *o)
+{
+	int err;
+
+	*s = (struct section){ 0 };
+	if (!t->journal.begin)
+		return 0;
+	err = t->journal.begin(t->journal.arg);
+	s->open = !err;
+	s->refused = err;
+	return o && of_volume(o) ? err : 0;
+}
+
+static int note(struct lock_table *t, struct section *s, bool set, const struct locked *on, const struct lock_owner *o, const struct lock_range *r)
+{
+	struct lock_change c = { .set = set, .id = on->id, .o = *o, .r = *r };
+	int err;
+
+	if (s->refused)
+		return of_volume(o) ? -EROFS : 0;
+	if (!s->open)
+		return 0;
+	err = t->journal.record(t->journal.arg, &c, &s->seq);
+	if (!err && of_volume(o))
+		s->volume = true;
+	return err;
+}
+
+/* Runs the callbacks; the mutex is not held. */
+static void finish(struct wait *done);
+
+/* Ends the section and tells those who waited. R: the call's result so far. */
+static int section_end(struct lock_table *t, struct section *s, const struct lock_owner *o, int r)
+{
+	bool volume = s->volume || (o && of_volume(o));
+	int err = s->open ? t->journal.end(t->journal.arg, s->seq, volume) : 0;
+
+	for (struct wait *w = s->done; w && err; w = w->next)
+		if (!w->err && of_volume(&w->o))
+			w->err = err;
+	finish(steal_ptr(&s->done));
+	return err && o && of_volume(o) && r != -EINPROGRESS ? err : r;
+}
+
 /* ---- changing what is held ---- */
 
 static void insert(struct lock_table *t, struct locked *on, struct held *h, struct lock_owner o, const struct lock_range *r)
 {
 	*h = (struct held){ .next = on->held, .o = o, .r = *r };
+	who_ref(&o);
 	on->held = h;
+	on->n++;
 	atomic_fetch_add(&t->n, 1);
 }
 
-static void take_out(struct lock_table *t, struct held **p)
+static void take_out(struct lock_table *t, struct locked *on, struct held **p)
 {
 	struct held *h = *p;
 
 	*p = h->next;
+	who_put(&h->o);
 	free(h);
+	on->n--;
 	atomic_fetch_sub(&t->n, 1);
 }
 
@@ -193,7 +272,7 @@ static bool cut(struct lock_table *t, struct locked *on, struct held **p, const 
 	bool left = h->r.start < r->start, right = h->r.end > r->end;
 
 	if (!left && !right) {
-		take_out(t, p);
+		take_out(t, on, p);
 		return true;
 	}
 	if (left && right) {
@@ -206,6 +285,14 @@ static bool cut(struct lock_table *t, struct locked *on, struct held **p, const 
 		h->r.end = r->start - 1;
 	else
 		h->r.start = r->end + 1;
+	return false;
+}
+
+static bool holds(const struct locked *on, struct lock_owner o, const struct lock_range *r)
+{
+	for (const struct held *h = on->held; h; h = h->next)
+		if (same_owner(h->o, o) && overlap(&h->r, r))
+			return true;
 	return false;
 }
 
@@ -239,7 +326,7 @@ static void take(struct lock_table *t, struct locked *on, struct lock_owner o, c
 		if (h->r.kind == r->kind && h->r.mode == r->mode && same_owner(h->o, o) && adjoin(&h->r, r)) {
 			all.start = h->r.start < all.start ? h->r.start : all.start;
 			all.end = h->r.end > all.end ? h->r.end : all.end;
-			take_out(t, p);
+			take_out(t, on, p);
 		} else {
 			p = &h->next;
 		}
@@ -266,19 +353,22 @@ static void unlink_wait(struct lock_table *t, struct wait *w)
 		;
 	*p = w->owner_next;
 	w->next = NULL;
+	w->on->n--;
 	atomic_fetch_sub(&t->n, 1);
 }
 
 static void wait_free(struct wait *w)
 {
+	if (w->ticket)			/* it was queued */
+		who_put(&w->o);
 	spares_free(&w->spares);
 	free(w);
 }
 
-/* Grants what can be granted on ON, appending to *DONE. */
-static void wake(struct lock_table *t, struct locked *on, struct wait **done)
+/* Grants what can be granted on ON, and noted. */
+static void wake(struct lock_table *t, struct section *s, struct locked *on)
 {
-	struct wait *w, *next;
+	struct wait *w, *next, **done = &s->done;
 	bool again;
 
 	while (*done)
@@ -287,7 +377,7 @@ static void wake(struct lock_table *t, struct locked *on, struct wait **done)
 		again = false;
 		for (w = on->waits; w; w = next) {
 			next = w->next;
-			if (conflict_of(on, w->o, &w->r))
+			if (conflict_of(on, w->o, &w->r) || note(t, s, true, on, &w->o, &w->r))
 				continue;
 			unlink_wait(t, w);
 			take(t, on, w->o, &w->r, &w->spares);
@@ -298,7 +388,6 @@ static void wake(struct lock_table *t, struct locked *on, struct wait **done)
 	} while (again && on->waits);
 }
 
-/* Runs the callbacks; the mutex is not held. */
 static void finish(struct wait *done)
 {
 	while (done) {
@@ -357,6 +446,7 @@ static int enqueue(struct lock_table *t, struct locked *on, struct lock_owner o,
 	w->ticket = ++t->next_ticket;
 	w->on = on;
 	w->o = o;
+	who_ref(&o);
 	w->r = *r;
 	*on->waits_end = w;
 	on->waits_end = &w->next;
@@ -366,6 +456,7 @@ static int enqueue(struct lock_table *t, struct locked *on, struct lock_owner o,
 	b = owner_bucket(t, o);
 	w->owner_next = *b;
 	*b = w;
+	on->n++;
 	atomic_fetch_add(&t->n, 1);
 	return -EINPROGRESS;
 }
@@ -383,12 +474,20 @@ int lock_table_new(struct lock_table **out)
 	return 0;
 }
 
+void lock_table_set_journal(struct lock_table *t, const struct lock_journal *j)
+{
+	t->journal = j ? *j : (struct lock_journal){ 0 };
+}
+
+uint32_t lock_count(struct lock_table *t) { return atomic_load(&t->n); }
+
 static void locked_free(struct locked *on)
 {
 	while (on->held) {
 		struct held *h = on->held;
 
 		on->held = h->next;
+		who_put(&h->o);
 		free(h);
 	}
 	while (on->waits) {
@@ -416,7 +515,8 @@ void lock_table_free(struct lock_table *t)
 	free(t);
 }
 
-int lock_test(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want, struct lock_range *found)
+int lock_test(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want, struct lock_range *found,
+	      struct lock_owner *holder)
 {
 	const struct held *first = NULL;
 	const struct locked *on;
@@ -429,79 +529,122 @@ int lock_test(struct lock_table *t, uint64_t id, struct lock_owner o, const stru
 	if (!first)
 		return -ENOENT;
 	*found = first->r;
+	if (holder) {
+		*holder = first->o;
+		who_ref(holder);
+	}
 	return 0;
 }
 
+unsigned lock_holds(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *r)
+{
+	unsigned modes = 0;
+	const struct locked *on;
+
+	auto_lock(&t->mu);
+	on = find(t, id);
+	for (const struct held *h = on ? on->held : NULL; h; h = h->next)
+		if (same_owner(h->o, o) && overlap(&h->r, r))
+			modes |= 1u << h->r.mode;
+	return modes;
+}
+
+/* flock: gives up what O has, unless that is what it wants. 1: it has it; 0; the journal's error. */
+static int give_up_first(struct lock_table *t, struct section *s, struct locked *on, struct lock_owner o, const struct lock_range *want,
+			 struct spares *spares, bool *gave_up)
+{
+	for (const struct held *h = on->held; h; h = h->next)
+		if (h->r.kind == LOCK_WHOLE && h->r.mode == want->mode && same_owner(h->o, o))
+			return 1;
+	if (!holds(on, o, want))
+		return 0;
+	int err = note(t, s, false, on, &o, want);
+	if (!err)
+		*gave_up = cut_owner(t, on, o, want, spares);
+	return err;
+}
+
 /* Under the mutex. W (may be NULL: don't wait) is kept when -EINPROGRESS is returned. */
-static int set_locked(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want, struct spares *s,
-		      struct wait *w, struct wait **done)
+static int set_on(struct lock_table *t, struct section *s, struct locked *on, struct lock_owner o, const struct lock_range *want, struct spares *spares,
+		  struct wait *w)
+{
+	bool gave_up = false;
+	int r = want->kind == LOCK_WHOLE ? give_up_first(t, s, on, o, want, spares, &gave_up) : 0;
+
+	if (r)
+		return r > 0 ? 0 : r;
+	if (conflict_of(on, o, want)) {
+		r = w ? enqueue(t, on, o, want, w) : -EAGAIN;
+	} else {
+		r = note(t, s, true, on, &o, want);
+		if (!r) {
+			take(t, on, o, want, spares);
+			gave_up = true;		/* a conversion may have weakened what was held */
+		}
+	}
+	if (gave_up)
+		wake(t, s, on);
+	return r;
+}
+
+static int set_locked(struct lock_table *t, struct section *s, uint64_t id, struct lock_owner o, const struct lock_range *want, struct spares *spares,
+		      struct wait *w)
 {
 	struct locked *on;
-	bool gave_up = false;
-	int r = 0;
+	int r = -ENOLCK;
 
 	if (atomic_load(&t->n) + SPARES > LOCK_TABLE_MAX || !(on = find_or_make(t, id)))
 		return -ENOLCK;
-	if (want->kind == LOCK_WHOLE) {
-		for (const struct held *h = on->held; h; h = h->next)
-			if (h->r.kind == LOCK_WHOLE && h->r.mode == want->mode && same_owner(h->o, o))
-				return 0;
-		gave_up = cut_owner(t, on, o, want, s);
-	}
-	if (!conflict_of(on, o, want)) {
-		take(t, on, o, want, s);
-		gave_up = true;		/* a conversion may have weakened what was held */
-	} else {
-		r = w ? enqueue(t, on, o, want, w) : -EAGAIN;
-	}
-	if (gave_up)
-		wake(t, on, done);
+	if (on->n + SPARES <= LOCK_OBJECT_MAX)
+		r = set_on(t, s, on, o, want, spares, w);
 	forget_if_empty(t, on);
 	return r;
 }
 
-int lock_set(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want)
+/* W may be NULL; its ticket goes to *TICKET. */
+static int set(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want, struct wait *w, uint64_t *ticket)
 {
-	struct spares s = { 0 };
-	struct wait *done = NULL;
-	int r = spares_fill(&s);
+	struct spares spares = { 0 };
+	struct section s;
+	int r = spares_fill(&spares);
 
 	assert(want->start <= want->end);
-	if (!r) {
-		auto_lock(&t->mu);
-		r = set_locked(t, id, o, want, &s, NULL, &done);
+	if (!r)
+		r = section_begin(t, &s, &o);
+	if (r) {
+		spares_free(&spares);
+		return r;
 	}
-	spares_free(&s);
-	finish(done);
-	return r;
+	pthread_mutex_lock(&t->mu);
+	r = set_locked(t, &s, id, o, want, &spares, w);
+	if (r == -EINPROGRESS)
+		*ticket = w->ticket;
+	pthread_mutex_unlock(&t->mu);
+	spares_free(&spares);
+	return section_end(t, &s, &o, r);
+}
+
+int lock_set(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want)
+{
+	return set(t, id, o, want, NULL, NULL);
 }
 
 int lock_set_wait(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want,
 		  void (*granted)(void *arg, int err), void *arg, uint64_t *ticket)
 {
-	struct spares s = { 0 };
-	struct wait *done = NULL, *w = calloc(1, sizeof *w);
+	struct wait *w = calloc(1, sizeof *w);
 	int r;
 
-	assert(want->start <= want->end);
 	*ticket = 0;
 	if (!w)
 		return -ENOLCK;
 	w->granted = granted;
 	w->arg = arg;
-	r = spares_fill(&s);
+	r = spares_fill(&w->spares);
 	if (!r)
-		r = spares_fill(&w->spares);
-	if (!r) {
-		auto_lock(&t->mu);
-		r = set_locked(t, id, o, want, &s, w, &done);
-		if (r == -EINPROGRESS)
-			*ticket = w->ticket;
-	}
+		r = set(t, id, o, want, w, ticket);
 	if (r != -EINPROGRESS)
 		wait_free(w);
-	spares_free(&s);
-	finish(done);
 	return r;
 }
 
@@ -545,34 +688,46 @@ void lock_cancel_front(struct lock_table *t, uint32_t front, int err)
 	finish(done);
 }
 
-static void clear_locked(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *range, struct spares *s,
-			 struct wait **done)
+static int clear_locked(struct lock_table *t, struct section *s, uint64_t id, struct lock_owner o, const struct lock_range *range, struct spares *spares)
 {
 	struct locked *on = find(t, id);
 
-	if (!on)
-		return;
-	if (cut_owner(t, on, o, range, s))
-		wake(t, on, done);
+	if (!on || !holds(on, o, range))
+		return 0;
+	int err = note(t, s, false, on, &o, range);
+	if (err && of_volume(&o))
+		return err;		/* what a local program gives up is gone, recorded or not */
+	cut_owner(t, on, o, range, spares);
+	wake(t, s, on);
 	forget_if_empty(t, on);
+	return 0;
+}
+
+static int clear(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *range, struct spares *spares)
+{
+	struct section s;
+	int r = section_begin(t, &s, &o);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&t->mu);
+	r = clear_locked(t, &s, id, o, range, spares);
+	pthread_mutex_unlock(&t->mu);
+	return section_end(t, &s, &o, r);
 }
 
 int lock_clear(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *range)
 {
-	struct spares s = { 0 };
-	struct wait *done = NULL;
+	struct spares spares = { 0 };
 	int r;
 
 	assert(range->start <= range->end);
 	if (!atomic_load(&t->n))
 		return 0;
-	r = spares_fill(&s);
-	if (!r) {
-		auto_lock(&t->mu);
-		clear_locked(t, id, o, range, &s, &done);
-	}
-	spares_free(&s);
-	finish(done);
+	r = spares_fill(&spares);
+	if (!r)
+		r = clear(t, id, o, range, &spares);
+	spares_free(&spares);
 	return r;
 }
 
@@ -580,45 +735,164 @@ void lock_drop_owner(struct lock_table *t, uint64_t id, struct lock_owner o, enu
 {
 	struct lock_range all = { .kind = kind, .start = 0, .end = UINT64_MAX };
 	struct spares none = { 0 };
-	struct wait *done = NULL;
 
 	if (!atomic_load(&t->n))
 		return;
-	pthread_mutex_lock(&t->mu);
-	clear_locked(t, id, o, &all, &none, &done);
+	pthread_mutex_lock(&t->mu);	/* most closes are of files without locks: no section for them */
+	const struct locked *on = find(t, id);
+	bool any = on && holds(on, o, &all);
 	pthread_mutex_unlock(&t->mu);
-	finish(done);
+	if (any)
+		clear(t, id, o, &all, &none);
 }
 
-/* Under the mutex: all that FRONT's owners on NODE hold on ON. */
-static void drop_front_on(struct lock_table *t, struct locked *on, uint32_t front, uint32_t node, struct wait **done)
+/* ---- many at once ---- */
+
+struct dropping {
+	bool (*match)(void *arg, const struct lock_owner *o);
+	void *arg;
+	int err;				/* for requests */
+};
+
+static void drop_waits(struct lock_table *t, struct section *s, struct locked *on, const struct dropping *d)
+{
+	struct wait *w, *next;
+
+	for (w = on->waits; w; w = next) {
+		next = w->next;
+		if (!d->match(d->arg, &w->o))
+			continue;
+		unlink_wait(t, w);
+		w->err = d->err;
+		w->next = s->done;
+		s->done = w;
+	}
+}
+
+static int drop_on(struct lock_table *t, struct section *s, struct locked *on, const struct dropping *d)
 {
 	bool any = false;
+	int err = 0;
 
-	for (struct held **p = &on->held; *p;) {
-		if ((*p)->o.front == front && (*p)->o.node == node) {
-			take_out(t, p);
-			any = true;
-		} else {
+	drop_waits(t, s, on, d);
+	for (struct held **p = &on->held; *p && !err;) {
+		if (!d->match(d->arg, &(*p)->o)) {
 			p = &(*p)->next;
+			continue;
 		}
+		err = note(t, s, false, on, &(*p)->o, &(*p)->r);
+		if (err && of_volume(&(*p)->o))
+			break;
+		err = 0;
+		take_out(t, on, p);
+		any = true;
 	}
 	if (any)
-		wake(t, on, done);
+		wake(t, s, on);
 	forget_if_empty(t, on);
+	return err;
+}
+
+static int drop_all(struct lock_table *t, struct section *s, const struct dropping *d)
+{
+	struct locked *on, *next;
+	int err = 0;
+
+	for (unsigned i = 0; i < ID_BUCKETS && !err; i++)
+		for (on = t->bucket[i]; on && !err; on = next) {
+			next = on->next;
+			err = drop_on(t, s, on, d);
+		}
+	return err;
+}
+
+int lock_drop_matching(struct lock_table *t, bool (*match)(void *arg, const struct lock_owner *o), void *arg, int err, bool recorded)
+{
+	const struct lock_owner volume = { .node = LOCK_NODE_VOLUME };
+	struct dropping d = { match, arg, err };
+	struct section s = { 0 };
+	int r = recorded ? section_begin(t, &s, &volume) : 0;
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&t->mu);
+	r = drop_all(t, &s, &d);
+	pthread_mutex_unlock(&t->mu);
+	return section_end(t, &s, recorded ? &volume : NULL, r);
+}
+
+static bool is_of_front(void *arg, const struct lock_owner *o)
+{
+	const struct lock_owner *want = arg;
+
+	return o->front == want->front && o->node == want->node;
 }
 
 void lock_drop_front(struct lock_table *t, uint32_t front, uint32_t node)
 {
-	struct wait *done = NULL;
-	struct locked *on, *next;
+	struct lock_owner want = { .front = front, .node = node };
+	struct dropping d = { is_of_front, &want, -EINTR };
+	struct section s;
 
+	if (!atomic_load(&t->n) || section_begin(t, &s, &want))
+		return;
 	pthread_mutex_lock(&t->mu);
-	for (unsigned i = 0; i < ID_BUCKETS; i++)
-		for (on = t->bucket[i]; on; on = next) {
-			next = on->next;
-			drop_front_on(t, on, front, node, &done);
-		}
+	drop_all(t, &s, &d);
 	pthread_mutex_unlock(&t->mu);
-	finish(done);
+	section_end(t, &s, &want, 0);
+}
+
+/* ---- other nodes' ---- */
+
+int lock_apply(struct lock_table *t, const struct lock_change *c)
+{
+	struct spares spares = { 0 };
+	struct section s = { .refused = t->journal.begin };	/* who follows records nothing: only local programs' requests can be granted */
+	struct locked *on;
+	int r = spares_fill(&spares);
+
+	assert(c->r.start <= c->r.end);
+	if (r)
+		return r;
+	pthread_mutex_lock(&t->mu);
+	on = c->set ? find_or_make(t, c->id) : find(t, c->id);
+	if (!on) {
+		r = c->set ? -ENOLCK : 0;
+	} else {
+		if (c->set)
+			take(t, on, c->o, &c->r, &spares);
+		else
+			cut_owner(t, on, c->o, &c->r, &spares);
+		wake(t, &s, on);
+		forget_if_empty(t, on);
+	}
+	pthread_mutex_unlock(&t->mu);
+	spares_free(&spares);
+	section_end(t, &s, NULL, 0);
+	return r;
+}
+
+static int each_on(const struct locked *on, unsigned *n, int (*fn)(void *arg, const struct lock_change *c), void *arg)
+{
+	int r = 0;
+
+	for (const struct held *h = on->held; h && !r; h = h->next, (*n)++)
+		r = fn(arg, &(struct lock_change){ .set = true, .id = on->id, .o = h->o, .r = h->r });
+	return r;
+}
+
+int lock_each(struct lock_table *t, uint64_t *pos, unsigned max, int (*fn)(void *arg, const struct lock_change *c), void *arg)
+{
+	unsigned n = 0;
+	int r = 0;
+
+	auto_lock(&t->mu);
+	for (; *pos < ID_BUCKETS && n < max && !r; ++*pos)
+		for (const struct locked *on = t->bucket[*pos]; on && !r; on = on->next)
+			r = each_on(on, &n, fn, arg);
+	if (!r)
+		r = fn(arg, NULL);
+	if (*pos == ID_BUCKETS)
+		*pos = 0;
+	return r;
 }

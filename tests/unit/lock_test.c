@@ -54,10 +54,10 @@ START_TEST(readers_share_writers_exclude)
 	ck_assert_int_eq(set(1, rng(LOCK_SHARED, 0, 9)), 0);
 	ck_assert_int_eq(set(2, rng(LOCK_SHARED, 5, 20)), 0);
 	ck_assert_int_eq(set(3, rng(LOCK_EXCLUSIVE, 9, 9)), -EAGAIN);
-	ck_assert_int_eq(lock_test(t, 7, own(3), &w, &f), 0);
+	ck_assert_int_eq(lock_test(t, 7, own(3), &w, &f, NULL), 0);
 	ck_assert_uint_eq(f.start, 0);
 	ck_assert_uint_eq(f.end, 9);
-	ck_assert_int_eq(lock_test(t, 8, own(3), &w, &f), -ENOENT);
+	ck_assert_int_eq(lock_test(t, 8, own(3), &w, &f, NULL), -ENOENT);
 	ck_assert_int_eq(set(3, rng(LOCK_EXCLUSIVE, 21, UINT64_MAX)), 0);
 	ck_assert_int_eq(set(1, rng(LOCK_SHARED, UINT64_MAX, UINT64_MAX)), -EAGAIN);
 }
@@ -69,11 +69,11 @@ START_TEST(own_ranges_merge_and_split)
 
 	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 10, 19)), 0);
 	ck_assert_int_eq(set(1, rng(LOCK_EXCLUSIVE, 20, 29)), 0);
-	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f), 0);
+	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f, NULL), 0);
 	ck_assert_uint_eq(f.start, 10);
 	ck_assert_uint_eq(f.end, 29);
 	clear(1, 15, 24);
-	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f), 0);
+	ck_assert_int_eq(lock_test(t, 7, own(2), &all, &f, NULL), 0);
 	ck_assert_uint_eq(f.end, 14);
 	ck_assert_int_eq(set(2, rng(LOCK_EXCLUSIVE, 15, 24)), 0);
 	ck_assert_int_eq(set(2, rng(LOCK_EXCLUSIVE, 25, 25)), -EAGAIN);
@@ -296,8 +296,8 @@ static void model_compare(void)
 		for (uint64_t b = 0; b < BYTES; b++) {
 			struct lock_range r = rng(LOCK_SHARED, b, b), w = rng(LOCK_EXCLUSIVE, b, b);
 
-			ck_assert_int_eq(lock_test(t, 7, own(k), &r, &f) == -ENOENT, model_free(k, &r));
-			ck_assert_int_eq(lock_test(t, 7, own(k), &w, &f) == -ENOENT, model_free(k, &w));
+			ck_assert_int_eq(lock_test(t, 7, own(k), &r, &f, NULL) == -ENOENT, model_free(k, &r));
+			ck_assert_int_eq(lock_test(t, 7, own(k), &w, &f, NULL) == -ENOENT, model_free(k, &w));
 		}
 	}
 }

@@ -7,8 +7,9 @@
  * from the stream; the connections to this server itself (a standby serves reads) are its own and are kept apart.
  *
  * Bounds: CLIENTS_CONNS_MAX connections, CLIENTS_MOUNTS_MAX mounts (CLIENTS_MOUNTS_EACH per client), CLIENTS_HOSTS_MAX hosts. When full, the oldest connection
- * of another server, and the oldest mount, make room; one more of our own connections is not noted, one more host is refused. Connections of a server that
- * is gone are forgotten after CLIENTS_AGE_MS.
+ * of another server, and the oldest mount, make room; one more of our own connections is not noted, one more host is refused. Connections of the
+ * server before are forgotten CLIENTS_AGE_MS after the promotion. Of changes that wait to be told there are CLIENTS_PENDING_MAX; more are not told (a peer then
+ * knows a connection that is gone, or doesn't know one: a tickle too many, or one too few).
  *
  * Locks: `order`, held while a record or chunk is emitted (it may wait for room in the queue); below it `mu`, a leaf, for the table. The functions that
  * servers call take mu only and never wait.
@@ -27,6 +28,7 @@ enum {
 	CLIENTS_NAME_MAX = 255,		/* a host's name, as it calls itself */
 	CLIENTS_PATH_MAX = 1023,	/* a mount's path */
 	CLIENTS_AGE_MS = 600000,
+	CLIENTS_PENDING_MAX = 16384,
 };
 
 /* An address and a port, as records have them. */

@@ -62,7 +62,8 @@ enum replay_verdict replay_begin(struct replay *t, const struct replay_key *k, u
 void replay_done(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);
 /* The answer of replay_done may be given: repeat it from now on. Without one the call is forgotten. */
 void replay_sent(struct replay *t, const struct replay_key *k);
-/* The call leaves no trace: not primary, JUKEBOX, an answer that depends on nothing but this moment. What a peer told us of it stays. */
+/* The call leaves no trace: not primary, JUKEBOX. Not after replay_done() whose op has entered the order: the peers have the answer then, and the change is made
+ * (when it can't be confirmed, say nothing to the client and call replay_sent). What a peer told us of it stays. */
 void replay_forget(struct replay *t, const struct replay_key *k);
 
 /* A record of the stream: newer than what is there. */

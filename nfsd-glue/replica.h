@@ -32,7 +32,8 @@ enum {
 	REPLICA_RECORD_MAX = 32 << 10,	/* bytes of one record */
 	REPLICA_CHUNK_MAX = 60 << 10,	/* and of one chunk of a snapshot: fits into an attachment and into a control message */
 	REPLICA_VERSION = 1,		/* first byte of every record and chunk */
-	REPLICA_REPLY_HEAD = 64,	/* bytes of an answer's record before the answer */
+	REPLICA_REPLY_HEAD = 51,	/* bytes of an answer's record before the answer */
+	REPLICA_SNAPSHOT_HEAD = 10,	/* bytes of a chunk or marker before what it holds */
 	REPLICA_REPLY_RECORD_MAX = REPLICA_REPLY_HEAD + REPLAY_REPLY_MAX,
 };
 
@@ -46,6 +47,7 @@ struct replica_part {
 	/* Writes everything as records: replica_put() for each. While a lock is held that guards table and order: replica_flush() before it is dropped;
 	 * when none is held replica_pause() now and then. Errors of these are handed through. */
 	int (*each)(void *arg, struct replica_out *out);
+	void (*promoted)(void *arg);	/* this node is primary from here on; may be NULL */
 	void *arg;
 };
 
@@ -74,7 +76,8 @@ int replica_snapshot(struct replica *r, unsigned peer);
  * memory, which must live until the call has returned. */
 void replica_reply_attach(struct replica *r, struct call *c, const struct replay_key *k, const void *bytes, size_t len, bool lazy,
 			  unsigned char record[REPLICA_REPLY_RECORD_MAX]);
-/* The same for an answer that was found without any op. Waits as durability asks unless LAZY. 0; -EROFS: not primary (then the call was forgotten). */
+/* The same for an answer that was found without any op. Waits as durability asks unless LAZY. 0; an error (-EROFS: not primary): the call was forgotten, and
+ * nothing may be said that the next attempt could contradict. */
 int replica_reply_alone(struct replica *r, const struct replay_key *k, const void *bytes, size_t len, bool lazy);
 /* Encodes an answer's record; the length. */
 size_t replica_reply_encode(unsigned char record[REPLICA_REPLY_RECORD_MAX], const struct replay_key *k, const void *bytes, size_t len, uint32_t age_ms);

@@ -12,6 +12,7 @@
  *                              is made empty and reported MISSING (-> OP_R_PLACE for what can't be made empty)
  *     all: OP_R_ATTR           all attributes, digest of xattrs (differs: reported -> OP_R_XATTR). An unknown object is made in limbo
  *     regular files: OP_R_CHECK per chunk (XXH3-128 of its 64 KiB blocks; differing blocks are reported -> OP_R_DATA)
+ *   what the room above has to say beside the tree (resync_config.snapshot: the NFS server's state)
  *   everything reported dirty, again and again until nothing is
  *   OP_R_END (probe, then final)   the standby deletes what stayed in limbo, makes everything durable, clears "inconsistent", answers ENDED
  *
@@ -40,6 +41,10 @@ struct resync_config {
 	 * Called again, with an error, when a restatement on the level peer fails: it doesn't count as level any more. */
 	void (*done)(void *arg, unsigned peer, int err);
 	void *arg;
+	/* What the peer needs beside the tree, emitted for it alone: after the scan and before the final OP_R_END, so that no peer that has answered that, or whose
+	 * stream goes on from there, lacks it. From the engine's thread; may wait for room in the queue. 0, or the error with which the round ends. NULL = nothing. */
+	int (*snapshot)(void *arg, unsigned peer);
+	void *snapshot_arg;
 };
 struct resync_progress { uint64_t objects, bytes_checked, bytes_sent, dirty; bool running; };
 

@@ -431,6 +431,15 @@ static int wait_index(struct resync *r)
 	return r->stop ? -ESHUTDOWN : 0;
 }
 
+/* Once: what changes from there on is streamed. */
+static int snapshot(struct resync *r)
+{
+	int err = r->snapshot_sent || !r->cfg.snapshot ? 0 : r->cfg.snapshot(r->cfg.snapshot_arg, r->cfg.peer);
+
+	r->snapshot_sent = !err;
+	return err;
+}
+
 static int whole_round(struct resync *r)
 {
 	int err = wait_index(r);
@@ -440,6 +449,8 @@ static int whole_round(struct resync *r)
 			err = begin(r);
 		if (!err)
 			err = scan(r);
+		if (!err)
+			err = snapshot(r);
 		if (!err)
 			err = finish(r);
 		if (err != -EOVERFLOW)

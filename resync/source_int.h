@@ -47,6 +47,7 @@ struct resync {
 	uint64_t *scan;			/* SCAN_IDS ids, owned; read under MU by others, changed under it */
 	size_t nscan, iscan;
 	unsigned cost;			/* stated since the last OP_R_END */
+	bool snapshot_sent;
 	struct { uint64_t id; unsigned n; } fixes[256];
 	/* When an object's last statement began: what was reported of it before that is answered. By id modulo; guarded by MU. */
 	struct { uint64_t id, seq; } said[SAID_MAX];

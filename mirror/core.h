@@ -103,6 +103,7 @@ enum core_event_type {
 struct core_event {
 	enum core_event_type type;
 	unsigned peer;
+	unsigned node;				/* EV_STREAM_HANDOVER: who shall take over, 0 = whoever is promoted */
 	uint64_t now_ms;
 	uint64_t random;			/* for tags; always given */
 	bool ok, flag, fenced, force;

@@ -686,9 +686,9 @@ int node_stream_epoch(void *arg, struct epoch ep, uint64_t seq, uint64_t prev_ls
 	return err;
 }
 
-void node_handover(void *arg, uint64_t seq)
+void node_handover(void *arg, unsigned to, uint64_t number)
 {
-	struct core_event e = { .type = EV_STREAM_HANDOVER, .seq = seq };
+	struct core_event e = { .type = EV_STREAM_HANDOVER, .node = to, .seq = number };
 	node_event_recorded(arg, &e);
 }
 

@@ -93,7 +93,7 @@ void node_flush_failed(void *node, uint64_t id, int err);
 void node_barrier_done(void *node, uint64_t seq, int err);
 void node_report(void *node, const struct report *r);
 int node_stream_epoch(void *node, struct epoch e, uint64_t seq, uint64_t prev_lsn);
-void node_handover(void *node, uint64_t seq);
+void node_handover(void *node, unsigned to, uint64_t number);
 int node_set_inconsistent(void *node, bool inconsistent);
 void node_compared(void *node, unsigned peer, int err);
 bool node_may_adopt(void *node);			/* only a primary gives strangers an id */

@@ -48,7 +48,7 @@ const uint32_t op_fields[OP_TYPE_LAST + 1] = {
 	[OP_FSYNC] = OP_KNOWN | B(F_ID) | B(F_ID2) | B(F_PARENT) | B(F_FLAGS),
 	[OP_PURGE] = OP_KNOWN | B(F_ID),
 	[OP_ATTACH] = OP_KNOWN,
-	[OP_HANDOVER] = OP_KNOWN,
+	[OP_HANDOVER] = OP_KNOWN | B(F_FLAGS) | B(F_LSN),
 	[OP_R_BEGIN] = OP_KNOWN,
 	[OP_R_DIR] = STATED | B(F_OFF) | B(F_OFF2) | B(F_BLOB),
 	[OP_R_PLACE] = MADE,
@@ -444,6 +444,7 @@ static bool check_ok(const struct op *op)
 	return movable(op->id) && op->attr.size <= INT64_MAX && range_ok(op->off, op->len);
 }
 
+static bool handover_ok(const struct op *op) { return op->flags <= NODE_MAX; }
 static bool end_ok(const struct op *op) { return op->flags <= 1; }
 static bool data_ok(const struct op *op) { return check_ok(op) && (!op->data_len || op->data_len == op->len); }
 
@@ -451,7 +452,7 @@ static bool (*const checks[OP_TYPE_LAST + 1])(const struct op *) = {
 	[OP_NOP] = nothing_ok, [OP_EPOCH] = epoch_ok, [OP_CREATE] = made_ok, [OP_UNLINK] = unnamed_ok, [OP_RMDIR] = unnamed_ok,
 	[OP_RENAME] = rename_ok, [OP_LINK] = link_ok, [OP_SETATTR] = setattr_ok, [OP_WRITE] = write_ok, [OP_FALLOCATE] = fallocate_ok,
 	[OP_COPY] = copy_ok, [OP_SETXATTR] = setxattr_ok, [OP_REMOVEXATTR] = setxattr_ok, [OP_SETFLAGS] = object_ok,
-	[OP_FSYNC] = fsync_ok, [OP_PURGE] = purge_ok, [OP_ATTACH] = nothing_ok, [OP_HANDOVER] = nothing_ok, [OP_R_BEGIN] = nothing_ok,
+	[OP_FSYNC] = fsync_ok, [OP_PURGE] = purge_ok, [OP_ATTACH] = nothing_ok, [OP_HANDOVER] = handover_ok, [OP_R_BEGIN] = nothing_ok,
 	[OP_R_DIR] = dir_ok, [OP_R_PLACE] = made_ok, [OP_R_ATTR] = object_ok, [OP_R_XATTR] = object_ok, [OP_R_CHECK] = check_ok,
 	[OP_R_DATA] = data_ok, [OP_R_END] = end_ok,
 };

@@ -47,7 +47,8 @@ enum op_type {
 	OP_FSYNC,			/* id, id2 and parent (0 = unused): a barrier; the standby makes these objects durable and answers (flags: OP_FSYNC_DATA) */
 	OP_PURGE,			/* id: a limbo object's last user is gone */
 	OP_ATTACH,			/* nothing but an attachment */
-	OP_HANDOVER,			/* the primary gave up its role; all before this is complete */
+	OP_HANDOVER,			/* the primary gave up its role; all before this is complete. flags: the node that shall take it, 0 = whoever is promoted; lsn: random
+					   number of this handover */
 	/* resync: statements */
 	OP_R_BEGIN = 64,		/* to follow: a comparison of everything; the receiver becomes inconsistent */
 	OP_R_DIR,			/* id; off, off2: range of positions (off <= pos < off2); blob: its entries there */
@@ -98,7 +99,7 @@ struct op {
 	size_t data_len;
 	struct blk *data_owner;		/* borrowed; NULL: append copies */
 	struct epoch epoch;
-	uint64_t lsn;			/* OP_EPOCH: last LSN of the epoch before */
+	uint64_t lsn;			/* OP_EPOCH: last LSN of the epoch before; OP_HANDOVER: its number */
 	const void *attach;
 	uint32_t attach_len;
 };

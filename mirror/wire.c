@@ -47,7 +47,7 @@ static bool op_frame_ok(const struct frame_header *h)
 
 static bool control_frame_ok(const struct frame_header *h)
 {
-	return h->kind >= FRAME_HELLO && h->kind <= FRAME_JOINED && h->meta_len <= FRAME_CONTROL_META_MAX && !h->data_len && !h->raw_len &&
+	return h->kind >= FRAME_HELLO && h->kind <= FRAME_CONTROL_LAST && h->meta_len <= FRAME_CONTROL_META_MAX && !h->data_len && !h->raw_len &&
 	       !h->flags && !h->seq;
 }
 
@@ -410,6 +410,33 @@ static void get_done(struct dec *d, struct msg *m)
 static void put_id(struct enc *e, const struct msg *m) { enc_u64(e, m->id); }
 static void get_id(struct dec *d, struct msg *m) { m->id = dec_u64(d); }
 
+static void put_switchover(struct enc *e, const struct msg *m)
+{
+	enc_u64(e, m->switchover.id);
+	enc_u8(e, m->switchover.node);
+}
+
+static void get_switchover(struct dec *d, struct msg *m)
+{
+	m->switchover.id = dec_u64(d);
+	m->switchover.node = dec_u8(d);
+	bad_if(d, m->switchover.node > NODE_MAX);
+}
+
+static void put_switched(struct enc *e, const struct msg *m)
+{
+	enc_u64(e, m->switched.id);
+	put_err(e, m->switched.err);
+	put_string(e, m->switched.reason, sizeof m->switched.reason);
+}
+
+static void get_switched(struct dec *d, struct msg *m)
+{
+	m->switched.id = dec_u64(d);
+	m->switched.err = get_err(d);
+	get_reason(d, m->switched.reason, sizeof m->switched.reason);
+}
+
 static void put_goodbye(struct enc *e, const struct msg *m)
 {
 	enc_u8(e, m->goodbye.handover);
@@ -509,18 +536,19 @@ static void get_joined(struct dec *d, struct msg *m)
 static const struct {
 	void (*put)(struct enc *e, const struct msg *m);
 	void (*get)(struct dec *d, struct msg *m);
-} codecs[FRAME_JOINED + 1] = {
+} codecs[FRAME_CONTROL_LAST + 1] = {
 	[FRAME_HELLO] = { put_hello, get_hello }, [FRAME_HEARTBEAT] = { put_heartbeat, get_heartbeat }, [FRAME_ACK] = { put_ack, get_ack },
 	[FRAME_BARRIER] = { put_barrier, get_barrier }, [FRAME_OPEN] = { put_open, get_open }, [FRAME_OPENED] = { put_opened, get_opened },
 	[FRAME_OUTDATE] = { put_id, get_id }, [FRAME_OUTDATED] = { put_done, get_done }, [FRAME_RECORD] = { put_record, get_record },
 	[FRAME_RECORDED] = { put_done, get_done }, [FRAME_LEVEL] = { put_id, get_id }, [FRAME_LEVELLED] = { put_done, get_done },
 	[FRAME_GOODBYE] = { put_goodbye, get_goodbye }, [FRAME_REPORT] = { put_report, get_report }, [FRAME_JOIN] = { put_join, get_join },
-	[FRAME_JOINED] = { put_joined, get_joined },
+	[FRAME_JOINED] = { put_joined, get_joined }, [FRAME_SWITCHOVER] = { put_switchover, get_switchover },
+	[FRAME_SWITCHED] = { put_switched, get_switched }, [FRAME_TAKE_BACK] = { put_id, get_id }, [FRAME_TAKEN_BACK] = { put_done, get_done },
 };
 
 int msg_encode(struct enc *e, const struct msg *m)
 {
-	assert(m->kind >= FRAME_HELLO && m->kind <= FRAME_JOINED);
+	assert(m->kind >= FRAME_HELLO && m->kind <= FRAME_CONTROL_LAST);
 	codecs[m->kind].put(e, m);
 	return e->err;
 }
@@ -545,7 +573,7 @@ int msg_decode(uint8_t kind, const void *meta, size_t len, struct msg *m)
 	struct dec d = dec_init(meta, len);
 
 	memset(m, 0, sizeof *m);
-	if (kind < FRAME_HELLO || kind > FRAME_JOINED)
+	if (kind < FRAME_HELLO || kind > FRAME_CONTROL_LAST)
 		return -EBADMSG;
 	m->kind = kind;
 	codecs[kind].get(&d, m);

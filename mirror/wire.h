@@ -29,7 +29,8 @@ enum {
 
 enum frame_kind {
 	FRAME_HELLO = 1, FRAME_HEARTBEAT, FRAME_ACK, FRAME_BARRIER, FRAME_OPEN, FRAME_OPENED, FRAME_OUTDATE, FRAME_OUTDATED, FRAME_RECORD, FRAME_RECORDED,
-	FRAME_LEVEL, FRAME_LEVELLED, FRAME_GOODBYE, FRAME_REPORT, FRAME_JOIN, FRAME_JOINED,
+	FRAME_LEVEL, FRAME_LEVELLED, FRAME_GOODBYE, FRAME_REPORT, FRAME_JOIN, FRAME_JOINED, FRAME_SWITCHOVER, FRAME_SWITCHED, FRAME_TAKE_BACK, FRAME_TAKEN_BACK,
+	FRAME_CONTROL_LAST = FRAME_TAKEN_BACK,
 	FRAME_OP = 64,			/* stream only */
 };
 
@@ -97,6 +98,8 @@ struct open_msg { uint64_t token, from_seq; uint8_t mode; struct epoch epoch; ui
 struct opened_msg { uint64_t token; int32_t err; char reason[REASON_MAX]; };
 struct record_msg { uint64_t id; uint16_t sync_set; struct epoch epoch; uint64_t prev_lsn; };
 struct record_done { uint64_t id; int32_t err; };
+struct switchover_msg { uint64_t id; uint8_t node; };		/* to the primary: NODE shall be primary, 0 = the one that is level */
+struct switched_msg { uint64_t id; int32_t err; char reason[REASON_MAX]; };	/* its answer */
 struct goodbye { uint8_t handover; char reason[REASON_MAX]; };
 enum report_kind { REPORT_DIRTY = 1, REPORT_MISSING, REPORT_BUILT, REPORT_XATTR, REPORT_DATA, REPORT_ENDED };
 struct report { uint8_t kind; uint64_t seq, id, parent; char name[256]; uint64_t off, len, bits; };
@@ -109,9 +112,10 @@ struct msg {
 	uint8_t kind;			/* enum frame_kind */
 	union {
 		struct hello hello; struct heartbeat heartbeat; struct ack ack; struct barrier barrier; struct open_msg open; struct opened_msg opened;
-		struct record_msg record; struct record_done record_done;	/* FRAME_RECORDED, OUTDATED, LEVELLED: record_done */
+		struct record_msg record; struct record_done record_done;	/* FRAME_RECORDED, OUTDATED, LEVELLED, TAKEN_BACK: record_done */
+		struct switchover_msg switchover; struct switched_msg switched;
 		struct goodbye goodbye; struct report report; struct join_msg join; struct joined_msg joined;
-		uint64_t id;		/* FRAME_OUTDATE, FRAME_LEVEL: request number */
+		uint64_t id;		/* FRAME_OUTDATE, FRAME_LEVEL: request number; FRAME_TAKE_BACK: number of the handover */
 	};
 };
 /* Appends the meta of M. 0 or -ENOMEM. */

@@ -96,7 +96,7 @@ static void clock_seen(void *arg, struct timespec t)
 
 static void d_barrier_done(void *arg, uint64_t seq, int err) { node_barrier_done(((struct daemon *)arg)->node, seq, err); }
 static void d_report(void *arg, const struct report *r) { node_report(((struct daemon *)arg)->node, r); }
-static void d_handover(void *arg, uint64_t seq) { node_handover(((struct daemon *)arg)->node, seq); }
+static void d_handover(void *arg, unsigned to, uint64_t number) { node_handover(((struct daemon *)arg)->node, to, number); }
 static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 {
 	return node_stream_epoch(((struct daemon *)arg)->node, e, seq, prev);

@@ -24,7 +24,7 @@ static void header(const uint8_t *in, struct frame_header *h)
 /* Reasons are cleaned of what can't be shown. */
 static int has_reason(uint8_t kind)
 {
-	return kind == FRAME_OPENED || kind == FRAME_GOODBYE || kind == FRAME_JOINED;
+	return kind == FRAME_OPENED || kind == FRAME_GOODBYE || kind == FRAME_JOINED || kind == FRAME_SWITCHED;
 }
 
 static void message(uint8_t kind, const uint8_t *meta, size_t len)

@@ -123,6 +123,7 @@ static void special(struct made *m)
 	case OP_FSYNC: op->id2 = rnd(2) ? rnd_id() : 0; op->parent = rnd(2) ? rnd_id() : 0; op->flags = (uint32_t)rnd(2); break;
 	case OP_R_DIR: rnd_entries(&m->blob); op->off2 = rnd(2) ? UINT64_MAX : op->off + rnd(100); break;
 	case OP_R_DATA: op->len = m->data.len ? m->data.len : rnd(1u << 20); break;
+	case OP_HANDOVER: op->flags = (uint32_t)rnd(NODE_MAX + 1); break;
 	case OP_R_END: op->flags = (uint32_t)rnd(2); break;
 	case OP_SETXATTR: case OP_R_ATTR: case OP_R_CHECK: rnd_bytes(&m->blob, rnd(200)); break;
 	default: break;
@@ -438,6 +439,7 @@ START_TEST(test_impossible_rest)
 	REFUSED(OP_CREATE, (op.attr.mode = S_IFLNK | 0777, op.blob = "tar\0get", op.blob_len = 7));
 	REFUSED(OP_EPOCH, op.epoch.reign = 0);
 	REFUSED(OP_EPOCH, op.epoch.node = 16);
+	REFUSED(OP_HANDOVER, op.flags = NODE_MAX + 1);
 	REFUSED(OP_R_DIR, op.off2 = 0);
 	REFUSED(OP_R_DATA, (op.data = "xy", op.data_len = 2));
 	REFUSED(OP_R_END, op.flags = 2);

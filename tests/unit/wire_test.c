@@ -67,7 +67,9 @@ static void fill(struct msg *m, uint8_t kind)
 	case FRAME_REPORT: fill_report(&m->report); break;
 	case FRAME_JOIN: m->join = (struct join_msg){ 3, some_limits() }; break;
 	case FRAME_JOINED: fill_joined(&m->joined); break;
-	case FRAME_OUTDATE: case FRAME_LEVEL: m->id = 77; break;
+	case FRAME_SWITCHOVER: m->switchover = (struct switchover_msg){ 3, 2 }; break;
+	case FRAME_SWITCHED: m->switched = (struct switched_msg){ 3, -EPERM, "not now" }; break;
+	case FRAME_OUTDATE: case FRAME_LEVEL: case FRAME_TAKE_BACK: m->id = 77; break;
 	default: m->record_done = (struct record_done){ 5, -EROFS }; break;
 	}
 }
@@ -204,6 +206,7 @@ START_TEST(test_impossible_rest)
 	REFUSED(FRAME_OPENED, m.opened.token = 0);
 	REFUSED(FRAME_RECORD, m.record.sync_set = 3);
 	REFUSED(FRAME_GOODBYE, m.goodbye.handover = 2);
+	REFUSED(FRAME_SWITCHOVER, m.switchover.node = NODE_MAX + 1);
 	REFUSED(FRAME_REPORT, m.report.kind = 0);
 	REFUSED(FRAME_REPORT, m.report.kind = 9);
 	REFUSED(FRAME_REPORT, strcpy(m.report.name, ".."));
@@ -254,7 +257,7 @@ START_TEST(test_unknown_kinds)
 	struct msg got;
 
 	for (unsigned k = 0; k < 256; k++)
-		if (k < FRAME_HELLO || k > FRAME_JOINED)
+		if (k < FRAME_HELLO || k > FRAME_CONTROL_LAST)
 			ck_assert_int_eq(msg_decode((uint8_t)k, "", 0, &got), -EBADMSG);
 }
 END_TEST
@@ -293,7 +296,7 @@ START_TEST(test_headers)
 		{ { FRAME_ACK, 0, 24, 1, 1, 0, 0 }, -EBADMSG },
 		{ { FRAME_ACK, 0, 24, 0, 0, 1, 0 }, -EBADMSG },
 		{ { FRAME_ACK, FRAME_ZSTD, 24, 0, 0, 0, 0 }, -EBADMSG },
-		{ { 0, 0, 24, 0, 0, 0, 0 }, -EBADMSG }, { { FRAME_JOINED + 1, 0, 24, 0, 0, 0, 0 }, -EBADMSG },
+		{ { 0, 0, 24, 0, 0, 0, 0 }, -EBADMSG }, { { FRAME_CONTROL_LAST + 1, 0, 24, 0, 0, 0, 0 }, -EBADMSG },
 		{ { FRAME_OP + 1, 0, 24, 0, 0, 0, 0 }, -EBADMSG }, { { 255, 0, 24, 0, 0, 0, 0 }, -EBADMSG },
 	};
 
@@ -390,8 +393,8 @@ int main(void)
 	TCase *c = tcase_create("wire");
 
 	suite_add_tcase(s, c);
-	tcase_add_loop_test(c, test_round_trip, FRAME_HELLO, FRAME_JOINED + 1);
-	tcase_add_loop_test(c, test_truncated_and_changed, FRAME_HELLO, FRAME_JOINED + 1);
+	tcase_add_loop_test(c, test_round_trip, FRAME_HELLO, FRAME_CONTROL_LAST + 1);
+	tcase_add_loop_test(c, test_truncated_and_changed, FRAME_HELLO, FRAME_CONTROL_LAST + 1);
 	tcase_add_test(c, test_fields);
 	tcase_add_test(c, test_impossible_hello);
 	tcase_add_test(c, test_impossible_rest);

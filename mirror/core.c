@@ -1,4 +1,4 @@
-#include "mirror/core.h"
+#include "mirror/core_int.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -8,19 +8,10 @@
 enum {
 	PATIENT_MS = 120000,		/* for a peer that is compared: the end of a comparison makes everything durable */
 	LEVEL_MS = 30000,		/* for a peer to make all that it holds durable */
-	RETRY_MS = 1000,		/* between two attempts at a peer that failed, a fence, a record */
 };
-enum record_for { FOR_NOTHING = 1, FOR_REIGN = 2, FOR_SHRINK = 4, FOR_GROW = 8, FOR_EPOCH = 16, FOR_ANSWER = 32 };
-enum { LVL_ERROR, LVL_WARN, LVL_INFO };
-
-#define BIT(n) ((uint16_t)(1u << (n)))
-
-/* What one step needs everywhere. */
-struct step { struct core *c; const struct core_event *e; struct core_actions *out; };
-
 /* ---- small helpers ---- */
 
-static struct core_action *act(struct step *s, enum core_action_type type, unsigned peer)
+struct core_action *core_act(struct step *s, enum core_action_type type, unsigned peer)
 {
 	assert(s->out->n < CORE_ACTIONS_MAX);
 	struct core_action *a = &s->out->a[s->out->n++];
@@ -30,10 +21,9 @@ static struct core_action *act(struct step *s, enum core_action_type type, unsig
 	return a;
 }
 
-static void say(struct step *s, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static void say(struct step *s, int level, const char *fmt, ...)
+void core_say(struct step *s, int level, const char *fmt, ...)
 {
-	struct core_action *a = act(s, ACT_LOG, 0);
+	struct core_action *a = core_act(s, ACT_LOG, 0);
 	va_list ap;
 
 	a->level = level;
@@ -42,25 +32,25 @@ static void say(struct step *s, int level, const char *fmt, ...)
 	va_end(ap);
 }
 
-static void act_text(struct step *s, enum core_action_type type, unsigned peer, const char *text)
+void core_act_text(struct step *s, enum core_action_type type, unsigned peer, const char *text)
 {
-	snprintf(act(s, type, peer)->text, sizeof s->out->a[0].text, "%s", text);
+	snprintf(core_act(s, type, peer)->text, sizeof s->out->a[0].text, "%s", text);
 }
 
-static void send_id(struct step *s, unsigned peer, uint8_t kind, uint64_t id)
+void core_send_id(struct step *s, unsigned peer, uint8_t kind, uint64_t id)
 {
-	struct core_action *a = act(s, ACT_SEND, peer);
+	struct core_action *a = core_act(s, ACT_SEND, peer);
 	a->msg.kind = kind;
 	a->msg.id = id;
 }
 
-static void reason(struct core_peer *p, const char *text)
+void core_reason(struct core_peer *p, const char *text)
 {
 	snprintf(p->reason, sizeof p->reason, "%s", text);
 }
 
 /* What people call node N. */
-static const char *name_of(const struct core *c, unsigned n)
+const char *core_name_of(const struct core *c, unsigned n)
 {
 	static const char *const numbered[NODE_MAX + 1] = {
 		"node 0", "node 1", "node 2", "node 3", "node 4", "node 5", "node 6", "node 7",
@@ -69,9 +59,9 @@ static const char *name_of(const struct core *c, unsigned n)
 	return c->cfg.name[n] ? c->cfg.name[n] : numbered[n];
 }
 
-static uint16_t members(const struct core *c) { return (uint16_t)(c->rec.sync_set & ~BIT(c->cfg.node)); }
+uint16_t core_members(const struct core *c) { return (uint16_t)(c->rec.sync_set & ~BIT(c->cfg.node)); }
 
-static void record(struct step *s, unsigned what)
+void core_record(struct step *s, unsigned what)
 {
 	struct core *c = s->c;
 	c->rec_pending |= what;
@@ -87,7 +77,7 @@ static void record(struct step *s, unsigned what)
 			p->answer[i % ANSWER_KINDS].inflight = true;
 		}
 	}
-	act(s, ACT_RECORD, 0);
+	core_act(s, ACT_RECORD, 0);
 }
 
 enum lineage_relation lineage_compare(const struct lineage_entry *ours, uint32_t n, const struct lineage_entry *theirs, uint32_t m)
@@ -107,13 +97,13 @@ enum lineage_relation lineage_compare(const struct lineage_entry *ours, uint32_t
 	return in_theirs ? LINEAGE_BEHIND : in_ours ? LINEAGE_AHEAD : LINEAGE_FORK;
 }
 
-static enum lineage_relation relation(const struct core *c, unsigned peer)
+enum lineage_relation core_relation(const struct core *c, unsigned peer)
 {
 	const struct hello *h = &c->peer[peer].hello;
 	return lineage_compare(c->rec.lineage, c->rec.nlineage, h->lineage, h->nlineage);
 }
 
-static bool has_tail(const struct core *c)
+bool core_has_tail(const struct core *c)
 {
 	return c->role != CORE_PRIMARY && c->rec.was_primary && !c->rec.handed_over && c->rec.nlineage &&
 	       state_epoch(&c->rec).node == c->cfg.node;
@@ -124,24 +114,24 @@ uint32_t core_flags(const struct core *c)
 	return (c->role == CORE_PRIMARY ? NODE_PRIMARY : 0u) | (c->rec.outdated || c->presumed_outdated ? NODE_OUTDATED : 0u) |
 	       (c->rec.inconsistent ? NODE_INCONSISTENT : 0u) | (c->unknown ? NODE_UNKNOWN : 0u) |
 	       (c->rec.handed_over ? NODE_HANDED_OVER : 0u) | (c->rec.nlineage ? 0u : NODE_NEW) | (c->level ? NODE_LEVEL : 0u) |
-	       (has_tail(c) ? NODE_TAIL : 0u) | (c->discard || c->rec.keep_lost ? NODE_DISCARD : 0u);
+	       (core_has_tail(c) ? NODE_TAIL : 0u) | (c->discard || c->rec.keep_lost ? NODE_DISCARD : 0u);
 }
 
 /* The connection ends; its next hello says where the peer stands. */
-static void hang_up(struct step *s, unsigned n, const char *why)
+void core_hang_up(struct step *s, unsigned n, const char *why)
 {
 	struct core_peer *p = &s->c->peer[n];
 
 	if (p->connected)
-		act_text(s, ACT_RESET, n, why);
+		core_act_text(s, ACT_RESET, n, why);
 	p->connected = false;
 	p->state = PEER_DOWN;
 	p->want_level = p->counts = p->told_level = false;
 }
 
-static void fence(struct step *s, unsigned n, bool stop)
+void core_fence(struct step *s, unsigned n, bool stop)
 {
-	struct core_action *a = act(s, ACT_FENCE, n);
+	struct core_action *a = core_act(s, ACT_FENCE, n);
 
 	a->seq = s->c->peer[n].fence = ++s->c->fences;
 	a->flag = stop;
@@ -155,12 +145,12 @@ static void drop_fence(struct step *s, unsigned n)
 	p->since_ms = s->e->now_ms;
 	if (s->c->cfg.fence == FENCE_HOOK) {
 		p->drop = DROP_FENCING;
-		fence(s, n, false);
+		core_fence(s, n, false);
 		return;
 	}
 	s->c->rec.dropped[n] = DROPPED_RISK;
 	p->drop = DROP_DONE;
-	say(s, LVL_WARN, "peer: %s: left the sync set unfenced: fence_peer = none takes this risk: don't promote it while this node lives", name_of(s->c, n));
+	core_say(s, LVL_WARN, "peer: %s: left the sync set unfenced: fence_peer = none takes this risk: don't promote it while this node lives", core_name_of(s->c, n));
 }
 
 static void drop_begin(struct step *s, unsigned n)
@@ -174,7 +164,7 @@ static void drop_begin(struct step *s, unsigned n)
 	}
 	p->drop = DROP_ASKED;
 	p->since_ms = s->e->now_ms;
-	send_id(s, n, FRAME_OUTDATE, s->e->now_ms);
+	core_send_id(s, n, FRAME_OUTDATE, s->e->now_ms);
 }
 
 static void drop_settled(struct step *s, unsigned n, enum dropped_how how)
@@ -189,9 +179,9 @@ static void shrink_finish(struct step *s)
 	struct core *c = s->c;
 	c->shrinking = false;
 	c->ackset &= c->rec.sync_set;
-	act(s, ACT_ACKSET, 0)->set = c->ackset;
+	core_act(s, ACT_ACKSET, 0)->set = c->ackset;
 	c->epoch_wanted = true;
-	act(s, ACT_EPOCH_WANTED, 0);
+	core_act(s, ACT_EPOCH_WANTED, 0);
 	for (unsigned n = 1; n <= NODE_MAX; n++)
 		if (c->peer[n].drop == DROP_DONE && !(c->rec.sync_set & BIT(n)))
 			c->peer[n].drop = DROP_NOT;
@@ -199,7 +189,7 @@ static void shrink_finish(struct step *s)
 
 static void tell_set(struct step *s, unsigned n, uint64_t id)
 {
-	struct core_action *a = act(s, ACT_SEND, n);
+	struct core_action *a = core_act(s, ACT_SEND, n);
 	a->msg.kind = FRAME_RECORD;
 	a->msg.record = (struct record_msg){ .id = id, .sync_set = s->c->rec.sync_set, .epoch = state_epoch(&s->c->rec) };
 }
@@ -225,23 +215,23 @@ static void shrink_check(struct step *s)
 	c->shrink_since_ms = s->e->now_ms;
 	c->shrink_wait = 0;
 	for (unsigned n = 1; n <= NODE_MAX; n++)
-		if ((members(c) & BIT(n)) && c->peer[n].state == PEER_LEVEL && c->peer[n].drop == DROP_NOT) {
+		if ((core_members(c) & BIT(n)) && c->peer[n].state == PEER_LEVEL && c->peer[n].drop == DROP_NOT) {
 			c->shrink_wait |= BIT(n);
 			tell_set(s, n, c->shrink_id);
 		}
-	record(s, FOR_SHRINK);
+	core_record(s, FOR_SHRINK);
 }
 
 /* A peer that we stream to, or that is in the set, is not to be counted on any more. */
-static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated)
+void core_peer_lost(struct step *s, unsigned n, const char *why, bool outdated)
 {
 	struct core *c = s->c;
 	struct core_peer *p = &c->peer[n];
 
 	if (p->state >= PEER_OPENING)
-		act(s, ACT_CLOSE, n);
-	if (p->state >= PEER_OPENING || (((members(c) | c->ackset) & BIT(n)) && p->drop == DROP_NOT))
-		say(s, LVL_WARN, "peer: %s: given up: %s", name_of(s->c, n), why);
+		core_act(s, ACT_CLOSE, n);
+	if (p->state >= PEER_OPENING || (((core_members(c) | c->ackset) & BIT(n)) && p->drop == DROP_NOT))
+		core_say(s, LVL_WARN, "peer: %s: given up: %s", core_name_of(s->c, n), why);
 	p->state = p->connected ? PEER_READY : PEER_DOWN;
 	p->want_level = p->counts = p->told_level = false;
 	p->retry_ms = s->e->now_ms + RETRY_MS;
@@ -249,15 +239,15 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
 	c->grow_wait &= (uint16_t)~BIT(n);
 	if (c->growing == n)
 		c->growing = 0;
-	reason(p, why);
-	if ((members(c) | c->ackset) & BIT(n)) {
+	core_reason(p, why);
+	if ((core_members(c) | c->ackset) & BIT(n)) {
 		if (outdated)
 			drop_settled(s, n, DROPPED_OUTDATED);
 		else
 			drop_begin(s, n);
 	}
 	if (p->connected && p->drop != DROP_ASKED)
-		hang_up(s, n, why);
+		core_hang_up(s, n, why);
 	shrink_check(s);
 }
 
@@ -267,10 +257,10 @@ static void peer_lost(struct step *s, unsigned n, const char *why, bool outdated
  * is level, or one of them, promoted, would acknowledge without it.
  */
 
-static bool member_leaving(const struct core *c)
+bool core_member_leaving(const struct core *c)
 {
 	for (unsigned n = 1; n <= NODE_MAX; n++)
-		if ((members(c) & BIT(n)) && c->peer[n].drop != DROP_NOT)
+		if ((core_members(c) & BIT(n)) && c->peer[n].drop != DROP_NOT)
 			return true;
 	return c->shrinking;
 }
@@ -280,7 +270,7 @@ static void grow_check(struct step *s)
 	struct core *c = s->c;
 	unsigned n = 1;
 
-	if (c->role != CORE_PRIMARY || c->growing || member_leaving(c))
+	if (c->role != CORE_PRIMARY || c->growing || core_member_leaving(c))
 		return;
 	while (n <= NODE_MAX && (!c->peer[n].want_level || c->peer[n].drop != DROP_NOT))
 		n++;
@@ -296,11 +286,11 @@ static void grow_check(struct step *s)
 	c->grow_id = ++c->set_id;
 	c->grow_wait = 0;
 	for (unsigned m = 1; m <= NODE_MAX; m++)
-		if ((members(c) & BIT(m)) && m != n) {
+		if ((core_members(c) & BIT(m)) && m != n) {
 			c->grow_wait |= BIT(m);
 			tell_set(s, m, c->grow_id);
 		}
-	record(s, FOR_GROW);
+	core_record(s, FOR_GROW);
 }
 
 /* The larger set is durable everywhere: the newcomer counts from now on. */
@@ -309,13 +299,13 @@ static void grow_try(struct step *s)
 	struct core *c = s->c;
 	unsigned n = c->growing;
 
-	if (c->role != CORE_PRIMARY || !n || !c->grow_durable || c->grow_wait || member_leaving(c))
+	if (c->role != CORE_PRIMARY || !n || !c->grow_durable || c->grow_wait || core_member_leaving(c))
 		return;
 	c->growing = 0;
 	c->ackset |= BIT(n);
-	act(s, ACT_ACKSET, 0)->set = c->ackset;
+	core_act(s, ACT_ACKSET, 0)->set = c->ackset;
 	c->epoch_wanted = true;
-	act(s, ACT_EPOCH_WANTED, 0);
+	core_act(s, ACT_EPOCH_WANTED, 0);
 }
 
 /* What was acknowledged without the newcomer is in the order by now: it is not told that it is level before it has applied that. */
@@ -337,12 +327,12 @@ static void tell_level(struct step *s, unsigned n)
 	p->told_level = true;
 	p->since_ms = s->e->now_ms;
 	tell_set(s, n, 0);
-	send_id(s, n, FRAME_LEVEL, s->e->now_ms);
+	core_send_id(s, n, FRAME_LEVEL, s->e->now_ms);
 }
 
 /* ---- whom may we make follow us? ---- */
 
-static void become_standby(struct step *s)
+void core_become_standby(struct step *s, unsigned keep)
 {
 	struct core *c = s->c;
 	c->role = CORE_STANDBY;
@@ -350,25 +340,28 @@ static void become_standby(struct step *s)
 	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
 	c->growing = 0;
 	c->level = false;
-	act(s, ACT_BECOME_STANDBY, 0);
+	core_act(s, ACT_BECOME_STANDBY, 0);
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		struct core_peer *p = &c->peer[n];
 		if (p->state >= PEER_OPENING)
-			act(s, ACT_CLOSE, n);
+			core_act(s, ACT_CLOSE, n);
 		p->drop = DROP_NOT;
-		hang_up(s, n, "this node's role changed");
+		if (n == keep && p->connected)
+			p->state = PEER_READY;
+		else
+			core_hang_up(s, n, "this node's role changed");
 	}
 	c->rec_pending &= FOR_NOTHING | FOR_ANSWER;
-	record(s, FOR_NOTHING);
+	core_record(s, FOR_NOTHING);
 }
 
 static void refuse(struct step *s, unsigned n, const char *why)
 {
 	struct core_peer *p = &s->c->peer[n];
 	if (p->state != PEER_REFUSED || strcmp(p->reason, why))
-		say(s, LVL_ERROR, "peer: %s: not followed or led: %s", name_of(s->c, n), why);
+		core_say(s, LVL_ERROR, "peer: %s: not followed or led: %s", core_name_of(s->c, n), why);
 	p->state = PEER_REFUSED;
-	reason(p, why);
+	core_reason(p, why);
 }
 
 static bool stream_will_do(const struct step *s, const struct core_peer *p)
@@ -385,7 +378,7 @@ static void open_peer(struct step *s, unsigned n)
 	p->state = PEER_OPENING;
 	p->since_ms = s->e->now_ms;
 	p->reason[0] = 0;
-	struct core_action *a = act(s, ACT_OPEN, n);
+	struct core_action *a = core_act(s, ACT_OPEN, n);
 	a->full = p->full;
 	a->from_seq = p->hello.from_seq;
 	a->keep_lost = p->hello.flags & NODE_DISCARD;
@@ -400,12 +393,12 @@ static void judge_peer(struct step *s, unsigned n)
 
 	if (c->role != CORE_PRIMARY || !p->connected || p->state > PEER_REFUSED || s->e->now_ms < p->retry_ms || p->drop != DROP_NOT)
 		return;
-	enum lineage_relation r = relation(c, n);
+	enum lineage_relation r = core_relation(c, n);
 	if (r == LINEAGE_BEHIND && !gave_up) {
-		say(s, LVL_ERROR, "role: superseded: %s holds a newer epoch: this node is no longer primary; "
-		    "look at both, then `tandemfs resync --discard-local' on the one that shall lose", name_of(c, n));
+		core_say(s, LVL_ERROR, "role: superseded: %s holds a newer epoch: this node is no longer primary; "
+		    "look at both, then `tandemfs resync --discard-local' on the one that shall lose", core_name_of(c, n));
 		c->rec.primary = false;
-		become_standby(s);
+		core_become_standby(s, 0);
 		return;
 	}
 	if (p->hello.flags & NODE_PRIMARY)
@@ -424,9 +417,9 @@ static void judge_peer(struct step *s, unsigned n)
 static bool others_answered(const struct core *c)
 {
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
-		if (!(members(c) & BIT(n)))
+		if (!(core_members(c) & BIT(n)))
 			continue;
-		enum lineage_relation r = relation(c, n);
+		enum lineage_relation r = core_relation(c, n);
 		if (!c->peer[n].connected || (c->peer[n].hello.flags & NODE_PRIMARY) || r == LINEAGE_BEHIND || r == LINEAGE_FORK)
 			return false;
 	}
@@ -441,7 +434,7 @@ static bool dropped_safely(const struct core *c)
 	return true;
 }
 
-static unsigned live_primary(const struct core *c)
+unsigned core_live_primary(const struct core *c)
 {
 	for (unsigned n = 1; n <= NODE_MAX; n++)
 		if (c->peer[n].connected && (c->peer[n].hello.flags & NODE_PRIMARY))
@@ -455,7 +448,7 @@ static unsigned newer_epoch_seen(const struct core *c, bool *fork)
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		if (!c->peer[n].answered || !c->rec.nlineage)
 			continue;
-		enum lineage_relation r = relation(c, n);
+		enum lineage_relation r = core_relation(c, n);
 		*fork = r == LINEAGE_FORK;
 		if (r == LINEAGE_BEHIND || (*fork && !(c->peer[n].hello.flags & NODE_DISCARD)))
 			return n;
@@ -465,7 +458,7 @@ static unsigned newer_epoch_seen(const struct core *c, bool *fork)
 
 const char *core_promotion_refusal(const struct core *c, bool fenced, bool force, char *buf, size_t size)
 {
-	unsigned lp = live_primary(c), newer;
+	unsigned lp = core_live_primary(c), newer;
 	bool fork;
 
 	if (c->stopping)
@@ -476,7 +469,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 		return NULL;
 	if (lp && (c->rec.inconsistent || c->rec.outdated)) {
 		snprintf(buf, size, "%s is primary, and this node is %s: wait until `tandemfs status' here says OK, then `tandemfs demote' there; "
-			 "or take the loss with --force", name_of(c, lp), c->rec.inconsistent ? "inconsistent" : "outdated");
+			 "or take the loss with --force", core_name_of(c, lp), c->rec.inconsistent ? "inconsistent" : "outdated");
 		return buf;
 	}
 	if (c->rec.inconsistent)
@@ -487,7 +480,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 		return "this node is outdated: others hold acknowledged changes that it lacks; promote one of them, or take the loss with --force";
 	if (!c->rec.nlineage) {
 		if (lp) {
-			snprintf(buf, size, "%s is primary: this node has not been made level yet; wait until `tandemfs status' says so", name_of(c, lp));
+			snprintf(buf, size, "%s is primary: this node has not been made level yet; wait until `tandemfs status' says so", core_name_of(c, lp));
 			return buf;
 		}
 		return NULL;
@@ -496,10 +489,10 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	if (newer) {
 		snprintf(buf, size, fork ? "split brain: this node and %s each hold changes that the other lacks: "
 			 "`tandemfs resync --discard-local' on the one that shall lose, then promote the other" :
-			 "%s holds changes that this node lacks: promote %s, or take the loss with --force", name_of(c, newer), name_of(c, newer));
+			 "%s holds changes that this node lacks: promote %s, or take the loss with --force", core_name_of(c, newer), core_name_of(c, newer));
 		return buf;
 	}
-	bool last_primary = c->rec.was_primary && !c->following && (!members(c) || others_answered(c));
+	bool last_primary = c->rec.was_primary && !c->following && (!core_members(c) || others_answered(c));
 	if (last_primary)
 		return NULL;
 	if (c->rec.was_primary)
@@ -512,7 +505,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	if (c->cfg.fence == FENCE_HOOK)
 		return NULL;
 	if (lp) {
-		snprintf(buf, size, "%s is primary and alive: `tandemfs demote' there first (or stop it and say --fenced)", name_of(c, lp));
+		snprintf(buf, size, "%s is primary and alive: `tandemfs demote' there first (or stop it and say --fenced)", core_name_of(c, lp));
 		return buf;
 	}
 	return "nobody has made sure that the old primary is stopped: stop it, then say --fenced (fence_peer = none)";
@@ -549,16 +542,14 @@ static void reign_begin(struct step *s)
 	c->role = CORE_REIGN;
 	c->following = 0;		/* what the old primary still says is nothing to us */
 	c->settling = 0;
-	record(s, FOR_REIGN);
+	core_record(s, FOR_REIGN);
 }
 
-static void drain(struct step *s)
+void core_drain(struct step *s)
 {
 	s->c->role = CORE_DRAINING;
-	act(s, ACT_DRAIN, 0);
+	core_act(s, ACT_DRAIN, 0);
 }
-
-static void promoted(struct step *s, bool ok, const char *text);
 
 /* All that was received is applied, or it failed: then this node lacks what the old primary may have acknowledged on its word. */
 static void on_drained(struct step *s)
@@ -573,25 +564,25 @@ static void on_drained(struct step *s)
 	}
 	c->role = CORE_STANDBY;
 	if (c->following)
-		hang_up(s, (unsigned)c->following, "its stream was ended by a promotion that failed");
+		core_hang_up(s, (unsigned)c->following, "its stream was ended by a promotion that failed");
 	c->following = 0;
-	promoted(s, false, "what this node had received could not be applied: it lacks changes; promote another, or take the loss with --force");
+	core_promoted(s, false, "what this node had received could not be applied: it lacks changes; promote another, or take the loss with --force");
 }
 
 static void answer_person(struct step *s, bool ok, const char *text)
 {
-	act_text(s, ACT_PROMOTED, 0, text);
+	core_act_text(s, ACT_PROMOTED, 0, text);
 	s->out->a[s->out->n - 1].ok = ok;
 }
 
-static void promoted(struct step *s, bool ok, const char *text)
+void core_promoted(struct step *s, bool ok, const char *text)
 {
 	if (!s->c->promote_self) {
 		answer_person(s, ok, text);
 		return;
 	}
 	s->c->promote_self = false;
-	say(s, ok ? LVL_INFO : LVL_WARN, "role: %s", text);
+	core_say(s, ok ? LVL_INFO : LVL_WARN, "role: %s", text);
 }
 
 static void on_promote(struct step *s)
@@ -610,12 +601,12 @@ static void on_promote(struct step *s)
 	unsigned old = state_epoch(&c->rec).node;
 	bool needs_stop = c->cfg.fence == FENCE_HOOK && c->rec.nlineage && old != c->cfg.node && !c->rec.handed_over && !s->e->fenced && !s->e->force;
 	if (!needs_stop) {
-		drain(s);
+		core_drain(s);
 		return;
 	}
 	c->role = CORE_FENCING;
 	c->fencing = old;
-	fence(s, old, true);
+	core_fence(s, old, true);
 }
 
 static void on_fenced(struct step *s)
@@ -628,10 +619,10 @@ static void on_fenced(struct step *s)
 	if (c->role == CORE_FENCING && s->e->peer == c->fencing) {
 		if (s->e->ok) {
 			c->promote_fenced = true;
-			drain(s);
+			core_drain(s);
 		} else {
 			c->role = CORE_STANDBY;
-			promoted(s, false, "the fence_peer hook could not stop the old primary: see its output in the log; nothing was changed");
+			core_promoted(s, false, "the fence_peer hook could not stop the old primary: see its output in the log; nothing was changed");
 		}
 		return;
 	}
@@ -640,7 +631,7 @@ static void on_fenced(struct step *s)
 	if (s->e->ok) {
 		drop_settled(s, s->e->peer, DROPPED_FENCED);
 	} else {
-		say(s, LVL_ERROR, "peer: %s: fence_peer outdate failed: acknowledgements wait; trying again", name_of(s->c, s->e->peer));
+		core_say(s, LVL_ERROR, "peer: %s: fence_peer outdate failed: acknowledgements wait; trying again", core_name_of(s->c, s->e->peer));
 		p->drop = DROP_RETRY;
 		p->since_ms = s->e->now_ms;
 	}
@@ -657,18 +648,18 @@ static void on_reign_recorded(struct step *s)
 	c->following = 0;
 	c->epoch_wanted = false;
 	c->reign_first = state_epoch(&c->rec).reign;
-	c->ackset = members(c);
-	act(s, ACT_ACKSET, 0)->set = c->ackset;
-	act(s, ACT_BECOME_PRIMARY, 0);
+	c->ackset = core_members(c);
+	core_act(s, ACT_ACKSET, 0)->set = c->ackset;
+	core_act(s, ACT_BECOME_PRIMARY, 0);
 	snprintf(text, sizeof text, "this node is primary: reign %llu", (unsigned long long)state_epoch(&c->rec).reign);
-	promoted(s, true, text);
+	core_promoted(s, true, text);
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		struct core_peer *p = &c->peer[n];
-		if (members(c) & BIT(n))
+		if (core_members(c) & BIT(n))
 			drop_begin(s, n);	/* it was level with the reign before; not with this one */
 		p->state = p->connected ? PEER_READY : PEER_DOWN;	/* not what it was to a standby */
 		if (p->drop != DROP_ASKED)
-			hang_up(s, n, "this node's role changed");
+			core_hang_up(s, n, "this node's role changed");
 		p->retry_ms = 0;
 	}
 	shrink_check(s);
@@ -683,11 +674,11 @@ static void try_resume(struct step *s)
 	if (!c->cfg.start_last || c->role != CORE_STANDBY || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following ||
 	    c->stopping)
 		return;
-	if (live_primary(c) || newer_epoch_seen(c, &fork) || !others_answered(c) || (!members(c) && !dropped_safely(c)))
+	if (core_live_primary(c) || newer_epoch_seen(c, &fork) || !others_answered(c) || (!core_members(c) && !dropped_safely(c)))
 		return;
 	c->promote_self = true;
 	c->promote_fenced = c->promote_force = c->drain_failed = false;
-	drain(s);
+	core_drain(s);
 }
 
 /* ---- events: peers ---- */
@@ -718,9 +709,9 @@ static void on_peer_up(struct step *s)
 		return;
 	}
 	presumption(c);
-	enum lineage_relation r = relation(c, n);
+	enum lineage_relation r = core_relation(c, n);
 	if ((p->hello.flags & NODE_PRIMARY) && !c->discard && !c->rec.keep_lost) {
-		if (has_tail(c) && (r == LINEAGE_BEHIND || r == LINEAGE_SAME))
+		if (core_has_tail(c) && (r == LINEAGE_BEHIND || r == LINEAGE_SAME))
 			refuse(s, n, "this node was primary and may hold changes that nobody received: `tandemfs resync --discard-local' here moves them to lost/ and follows");
 		else if (r == LINEAGE_FORK)
 			refuse(s, n, "split brain: each node has changes that the other lacks: `tandemfs resync --discard-local' on the one that shall lose");
@@ -738,14 +729,14 @@ static void on_peer_down(struct step *s)
 	if (p->drop == DROP_ASKED)
 		drop_fence(s, n);
 	if (c->role == CORE_PRIMARY)
-		peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
+		core_peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
 	p->state = PEER_DOWN;
 	memset(p->answer, 0, sizeof p->answer);		/* to questions of a connection that is gone */
 	if (c->following == (int)n) {
 		c->following = 0;
 		c->settling = 0;
-		act(s, ACT_UNFOLLOW, n);
-		say(s, LVL_WARN, "peer: %s: lost the primary: %s", name_of(s->c, n), s->e->text ? s->e->text : "connection lost");
+		core_act(s, ACT_UNFOLLOW, n);
+		core_say(s, LVL_WARN, "peer: %s: lost the primary: %s", core_name_of(s->c, n), s->e->text ? s->e->text : "connection lost");
 	}
 	shrink_check(s);
 }
@@ -754,8 +745,8 @@ static void on_goodbye(struct step *s)
 {
 	struct core *c = s->c;
 	if (c->role == CORE_PRIMARY) {
-		say(s, LVL_INFO, "peer: %s: leaves in order", name_of(s->c, s->e->peer));
-		peer_lost(s, s->e->peer, "it was stopped", s->e->flag);
+		core_say(s, LVL_INFO, "peer: %s: leaves in order", core_name_of(s->c, s->e->peer));
+		core_peer_lost(s, s->e->peer, "it was stopped", s->e->flag);
 	}
 }
 
@@ -769,13 +760,13 @@ static void on_stream_up(struct step *s)
 	p->applied_seq = 0;
 	if (p->full) {
 		p->state = PEER_COMPARING;
-		act(s, ACT_COMPARE, s->e->peer)->full = true;
-		say(s, LVL_INFO, "peer: %s: full comparison begins", name_of(s->c, s->e->peer));
+		core_act(s, ACT_COMPARE, s->e->peer)->full = true;
+		core_say(s, LVL_INFO, "peer: %s: full comparison begins", core_name_of(s->c, s->e->peer));
 	} else {
 		p->state = PEER_STREAMING;
-		act(s, ACT_COMPARE, s->e->peer);
+		core_act(s, ACT_COMPARE, s->e->peer);
 		p->stream_target = s->e->queue_last;
-		say(s, LVL_INFO, "peer: %s: goes on from the queue", name_of(s->c, s->e->peer));
+		core_say(s, LVL_INFO, "peer: %s: goes on from the queue", core_name_of(s->c, s->e->peer));
 	}
 }
 
@@ -787,12 +778,12 @@ static void on_compared(struct step *s)
 		return;
 	if (!s->e->ok) {			/* also of the engine that stands by for a level peer */
 		p->no_stream = true;
-		peer_lost(s, s->e->peer, s->e->text ? s->e->text : "the comparison failed", false);
+		core_peer_lost(s, s->e->peer, s->e->text ? s->e->text : "the comparison failed", false);
 		return;
 	}
 	if (p->state != PEER_COMPARING)
 		return;
-	say(s, LVL_INFO, "peer: %s: compared: equal", name_of(s->c, s->e->peer));
+	core_say(s, LVL_INFO, "peer: %s: compared: equal", core_name_of(s->c, s->e->peer));
 	p->no_stream = false;
 	p->want_level = true;
 	grow_check(s);
@@ -808,7 +799,7 @@ static void on_unstated(struct step *s)
 		return;
 	p->no_stream = true;
 	if (p->state >= PEER_OPENING)
-		peer_lost(s, s->e->peer, "it lacks changes that only a comparison finds", false);
+		core_peer_lost(s, s->e->peer, "it lacks changes that only a comparison finds", false);
 }
 
 static void on_levelled(struct step *s)
@@ -817,18 +808,18 @@ static void on_levelled(struct step *s)
 	if (p->state != PEER_JOINING || !p->told_level)
 		return;
 	if (s->e->msg->record_done.err) {
-		peer_lost(s, s->e->peer, "it could not record that it is level", false);
+		core_peer_lost(s, s->e->peer, "it could not record that it is level", false);
 		return;
 	}
 	p->state = PEER_LEVEL;
-	say(s, LVL_INFO, "peer: %s: level: it is in the sync set", name_of(s->c, s->e->peer));
+	core_say(s, LVL_INFO, "peer: %s: level: it is in the sync set", core_name_of(s->c, s->e->peer));
 }
 
 /* ---- events: a standby follows ---- */
 
 static bool may_be_led_by(const struct core *c, unsigned n, const char **why)
 {
-	enum lineage_relation r = relation(c, n);
+	enum lineage_relation r = core_relation(c, n);
 	bool gave_up = c->discard || c->rec.keep_lost;
 
 	*why = NULL;
@@ -838,7 +829,7 @@ static bool may_be_led_by(const struct core *c, unsigned n, const char **why)
 		*why = "this node is primary, or about to be";
 	else if (!(c->peer[n].hello.flags & NODE_PRIMARY) && r != LINEAGE_SAME && r != LINEAGE_BEHIND && r != LINEAGE_BLANK)
 		*why = "it was not primary when it said hello";
-	else if (has_tail(c) && !gave_up)
+	else if (core_has_tail(c) && !gave_up)
 		*why = "this node may hold changes that nobody received: `tandemfs resync --discard-local' here";
 	else if (r == LINEAGE_AHEAD && !gave_up)
 		*why = "this node holds a newer epoch";
@@ -854,13 +845,13 @@ static void on_msg_open(struct step *s)
 	const char *why;
 
 	if (!may_be_led_by(c, n, &why)) {
-		struct core_action *a = act(s, ACT_REFUSE, n);
+		struct core_action *a = core_act(s, ACT_REFUSE, n);
 		a->msg = *s->e->msg;
 		snprintf(a->text, sizeof a->text, "%s", why);
 		return;
 	}
 	if (c->following)
-		act(s, ACT_UNFOLLOW, (unsigned)c->following);
+		core_act(s, ACT_UNFOLLOW, (unsigned)c->following);
 	c->following = (int)n;
 	c->level = false;
 	c->settling = 0;
@@ -868,20 +859,20 @@ static void on_msg_open(struct step *s)
 	c->open_epoch = s->e->msg->open.epoch;
 	c->last_contact_ms = s->e->now_ms;
 	c->peer[n].state = s->e->msg->open.mode == OPEN_FULL ? PEER_COMPARING : PEER_STREAMING;
-	struct core_action *a = act(s, ACT_FOLLOW, n);
+	struct core_action *a = core_act(s, ACT_FOLLOW, n);
 	a->msg = *s->e->msg;
 	a->keep_lost = c->discard || c->rec.keep_lost;
 	a->instance = c->peer[n].hello.instance;
 }
 
-static void answer(struct step *s, unsigned n, enum answer_kind what, uint8_t kind, uint64_t id)
+void core_answer(struct step *s, unsigned n, enum answer_kind what, uint8_t kind, uint64_t id)
 {
 	struct core_peer *p = &s->c->peer[n];
 	p->answer[what].kind = kind;
 	p->answer[what].id = id;
 	p->answer[what].inflight = false;	/* a newer one of its kind: the older one is not waited for any more */
 	p->answer[what].wait = true;
-	record(s, FOR_ANSWER);
+	core_record(s, FOR_ANSWER);
 }
 
 /* LEVEL: all that we hold is made durable first; until that is done it may have become untrue. */
@@ -890,13 +881,13 @@ static void on_msg_level(struct step *s)
 	struct core *c = s->c;
 	unsigned n = s->e->peer;
 	if (c->following != (int)n || c->rec.inconsistent || c->stopping) {
-		say(s, LVL_WARN, "peer: %s: says that this node is level, which %s: ignored", name_of(c, n),
+		core_say(s, LVL_WARN, "peer: %s: says that this node is level, which %s: ignored", core_name_of(c, n),
 		    c->stopping ? "is being stopped" : c->rec.inconsistent ? "is inconsistent" : "does not follow it");
 		return;
 	}
 	c->settling = ++c->settles;
 	c->settle_id = s->e->msg->id;
-	act(s, ACT_SETTLE, n)->seq = c->settling;
+	core_act(s, ACT_SETTLE, n)->seq = c->settling;
 }
 
 static void on_settled(struct step *s)
@@ -910,28 +901,28 @@ static void on_settled(struct step *s)
 	if (!n || c->stopping || c->rec.inconsistent)
 		return;
 	if (!s->e->ok) {
-		hang_up(s, n, "what it sent could not be made durable here");
+		core_hang_up(s, n, "what it sent could not be made durable here");
 		return;
 	}
 	c->level = true;
 	c->rec.outdated = c->presumed_outdated = false;
 	c->peer[n].state = PEER_LEVEL;
-	say(s, LVL_INFO, "role: this node is level with %s", name_of(c, n));
-	answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, c->settle_id);
+	core_say(s, LVL_INFO, "role: this node is level with %s", core_name_of(c, n));
+	core_answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, c->settle_id);
 }
 
 static void on_msg_outdate(struct step *s)
 {
 	struct core *c = s->c;
 	if (c->role != CORE_STANDBY) {
-		say(s, LVL_WARN, "peer: %s: asks this node to be outdated while it is primary: ignored", name_of(s->c, s->e->peer));
+		core_say(s, LVL_WARN, "peer: %s: asks this node to be outdated while it is primary: ignored", core_name_of(s->c, s->e->peer));
 		return;
 	}
 	c->rec.outdated = true;
 	c->level = false;
 	c->settling = 0;
-	say(s, LVL_WARN, "role: this node is outdated: %s goes on without it", name_of(s->c, s->e->peer));
-	answer(s, s->e->peer, ANSWER_OUTDATED, FRAME_OUTDATED, s->e->msg->id);
+	core_say(s, LVL_WARN, "role: this node is outdated: %s goes on without it", core_name_of(s->c, s->e->peer));
+	core_answer(s, s->e->peer, ANSWER_OUTDATED, FRAME_OUTDATED, s->e->msg->id);
 }
 
 static void on_msg_record(struct step *s)
@@ -940,7 +931,7 @@ static void on_msg_record(struct step *s)
 	if (c->following != (int)s->e->peer)
 		return;
 	c->rec.sync_set = s->e->msg->record.sync_set;
-	answer(s, s->e->peer, ANSWER_RECORDED, FRAME_RECORDED, s->e->msg->record.id);
+	core_answer(s, s->e->peer, ANSWER_RECORDED, FRAME_RECORDED, s->e->msg->record.id);
 }
 
 /* The primary's history: as of its hello, and the epoch that it has opened between that and the stream. */
@@ -968,7 +959,7 @@ static void on_comparing(struct step *s)
 		c->rec.inconsistent = c->rec.keep_lost = false;
 		c->unknown = false;
 	}
-	record(s, FOR_NOTHING);
+	core_record(s, FOR_NOTHING);
 }
 
 static void on_stream_epoch(struct step *s)
@@ -977,7 +968,7 @@ static void on_stream_epoch(struct step *s)
 	if (!epoch_eq(state_epoch(&c->rec), s->e->epoch))
 		state_push_epoch(&c->rec, s->e->epoch, s->e->lsn);
 	c->rec.was_primary = c->rec.primary = false;
-	record(s, FOR_NOTHING);
+	core_record(s, FOR_NOTHING);
 }
 
 /* ---- events: recording ---- */
@@ -994,7 +985,7 @@ static void recorded_answers(struct step *s, bool ok)
 			p->answer[k].wait = !ok;
 			if (!ok || !p->connected)
 				continue;
-			struct core_action *a = act(s, ACT_SEND, n);
+			struct core_action *a = core_act(s, ACT_SEND, n);
 			a->msg.kind = p->answer[k].kind;
 			a->msg.record_done.id = p->answer[k].id;
 		}
@@ -1011,7 +1002,7 @@ static void on_recorded(struct step *s)
 		c->rec_pending |= done;
 		c->rec_retry_ms = s->e->now_ms + RETRY_MS;
 		recorded_answers(s, false);
-		say(s, LVL_ERROR, "state: can't record: %s: decisions and acknowledgements that need it wait", s->e->text ? s->e->text : "error");
+		core_say(s, LVL_ERROR, "state: can't record: %s: decisions and acknowledgements that need it wait", s->e->text ? s->e->text : "error");
 		return;
 	}
 	recorded_answers(s, true);
@@ -1024,11 +1015,11 @@ static void on_recorded(struct step *s)
 	grow_try(s);
 	if ((done & FOR_EPOCH) && c->role == CORE_PRIMARY) {
 		c->epoch_wanted = c->epoch_asked = false;
-		act(s, ACT_EPOCH_OPEN, 0);
+		core_act(s, ACT_EPOCH_OPEN, 0);
 	}
 	shrink_check(s);
 	if (c->rec_pending)
-		record(s, 0);
+		core_record(s, 0);
 }
 
 static void on_msg_recorded(struct step *s)
@@ -1052,12 +1043,12 @@ static void on_want_epoch(struct step *s)
 	if (c->role != CORE_PRIMARY || c->epoch_asked)
 		return;
 	if (!c->epoch_wanted) {
-		act(s, ACT_EPOCH_OPEN, 0)->flag = true;		/* open already */
+		core_act(s, ACT_EPOCH_OPEN, 0)->flag = true;		/* open already */
 		return;
 	}
 	c->epoch_asked = true;
 	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
-	record(s, FOR_EPOCH);
+	core_record(s, FOR_EPOCH);
 }
 
 /* ---- events: time ---- */
@@ -1070,14 +1061,14 @@ static void tick_drop(struct step *s, unsigned n)
 
 	if (p->drop == DROP_ASKED && waited > c->cfg.peer_timeout_ms) {
 		drop_fence(s, n);
-		hang_up(s, n, "it did not answer");
+		core_hang_up(s, n, "it did not answer");
 	} else if (p->drop == DROP_RETRY && waited > RETRY_MS) {
 		drop_fence(s, n);
 	}
 	if (c->shrinking && (c->shrink_wait & BIT(n)) && s->e->now_ms - c->shrink_since_ms > c->cfg.peer_timeout_ms)
-		peer_lost(s, n, "it did not confirm the smaller sync set in time", false);
+		core_peer_lost(s, n, "it did not confirm the smaller sync set in time", false);
 	if (c->growing && (c->grow_wait & BIT(n)) && s->e->now_ms - c->grow_since_ms > c->cfg.peer_timeout_ms)
-		peer_lost(s, n, "it did not confirm the larger sync set in time", false);
+		core_peer_lost(s, n, "it did not confirm the larger sync set in time", false);
 }
 
 static void tick_primary(struct step *s, unsigned n)
@@ -1095,13 +1086,13 @@ static void tick_primary(struct step *s, unsigned n)
 	if (p->state < PEER_JOINING && !s->e->queue_filling)
 		limit = limit > PATIENT_MS ? limit : PATIENT_MS;	/* nothing rests on it, and nobody waits for it */
 	if (p->state >= PEER_STREAMING && s->e->now_ms - p->progress_ms > limit)
-		peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
+		core_peer_lost(s, n, "it makes no progress (congestion_timeout)", false);
 	else if (p->state >= PEER_JOINING && s->e->overdue && s->e->overdue[n])
-		peer_lost(s, n, "it does not make durable what it applied (congestion_timeout)", false);
+		core_peer_lost(s, n, "it does not make durable what it applied (congestion_timeout)", false);
 	else if (p->state == PEER_OPENING && s->e->now_ms - p->since_ms > 10 * (uint64_t)c->cfg.peer_timeout_ms)
-		peer_lost(s, n, "its stream did not open in time", false);
+		core_peer_lost(s, n, "its stream did not open in time", false);
 	else if (p->state == PEER_JOINING && p->told_level && s->e->now_ms - p->since_ms > LEVEL_MS)
-		peer_lost(s, n, "it did not answer that it is level", false);
+		core_peer_lost(s, n, "it did not answer that it is level", false);
 	else if (p->state == PEER_JOINING && p->counts && !p->told_level && p->applied_seq >= p->level_target)
 		tell_level(s, n);
 	else if (p->state == PEER_STREAMING && p->applied_seq >= p->stream_target) {
@@ -1126,7 +1117,7 @@ static void on_tick(struct step *s)
 			struct core_event down = *s->e;
 			down.peer = n;
 			down.text = "silent for peer_timeout";
-			act_text(s, ACT_RESET, n, down.text);
+			core_act_text(s, ACT_RESET, n, down.text);
 			on_peer_down(&(struct step){ c, &down, s->out });
 		}
 		tick_drop(s, n);
@@ -1138,7 +1129,7 @@ static void on_tick(struct step *s)
 	grow_try(s);
 	try_resume(s);
 	if (c->rec_pending)
-		record(s, 0);
+		core_record(s, 0);
 }
 
 /* ---- events: people, and the rest ---- */
@@ -1153,8 +1144,8 @@ static void on_demoted(struct step *s)
 		c->rec.primary = false;		/* a node that is only stopped may resume (start_as = last) */
 	if (c->rec.nlineage)
 		c->rec.lineage[c->rec.nlineage - 1].last_lsn = s->e->lsn;
-	say(s, LVL_INFO, "role: this node is standby: its role was given up in order");
-	become_standby(s);
+	core_say(s, LVL_INFO, "role: this node is standby: its role was given up in order");
+	core_become_standby(s, 0);
 }
 
 static void on_discard(struct step *s)
@@ -1164,13 +1155,13 @@ static void on_discard(struct step *s)
 		return;
 	c->discard = true;
 	for (unsigned n = 1; n <= NODE_MAX; n++)
-		hang_up(s, n, "this node gives its own versions up");
+		core_hang_up(s, n, "this node gives its own versions up");
 }
 
 static void on_diverged(struct step *s)
 {
 	struct core *c = s->c;
-	say(s, LVL_ERROR, "apply: the stream can't be applied: %s: this node leaves the sync set and will be compared", s->e->text ? s->e->text : "");
+	core_say(s, LVL_ERROR, "apply: the stream can't be applied: %s: this node leaves the sync set and will be compared", s->e->text ? s->e->text : "");
 	if (c->role >= CORE_REIGN)
 		return;
 	c->level = false;
@@ -1179,12 +1170,12 @@ static void on_diverged(struct step *s)
 	if (s->e->flag)
 		c->rec.inconsistent = true;
 	c->drain_failed = true;
-	record(s, FOR_NOTHING);
+	core_record(s, FOR_NOTHING);
 	if (c->following) {
 		unsigned n = (unsigned)c->following;
 		c->following = 0;
-		act(s, ACT_UNFOLLOW, n);
-		hang_up(s, n, "the stream could not be applied here");
+		core_act(s, ACT_UNFOLLOW, n);
+		core_hang_up(s, n, "the stream could not be applied here");
 	}
 }
 
@@ -1193,12 +1184,12 @@ static void on_open_refused(struct step *s)
 	struct core_peer *p = &s->c->peer[s->e->peer];
 	if (p->state != PEER_OPENING)
 		return;
-	act(s, ACT_CLOSE, s->e->peer);
+	core_act(s, ACT_CLOSE, s->e->peer);
 	p->state = PEER_READY;
 	p->retry_ms = s->e->now_ms + RETRY_MS;
 	p->no_stream = true;
-	reason(p, s->e->text ? s->e->text : "it refused");
-	say(s, LVL_WARN, "peer: %s: does not follow: %s", name_of(s->c, s->e->peer), p->reason);
+	core_reason(p, s->e->text ? s->e->text : "it refused");
+	core_say(s, LVL_WARN, "peer: %s: does not follow: %s", core_name_of(s->c, s->e->peer), p->reason);
 }
 
 static void on_outdated(struct step *s)
@@ -1207,18 +1198,18 @@ static void on_outdated(struct step *s)
 	if (p->drop != DROP_ASKED || s->e->msg->record_done.err)
 		return;
 	drop_settled(s, s->e->peer, DROPPED_OUTDATED);
-	hang_up(s, s->e->peer, "it is outdated; its next hello says where it stands");
+	core_hang_up(s, s->e->peer, "it is outdated; its next hello says where it stands");
 	shrink_check(s);
 }
 
 static void on_start(struct step *s)
 {
 	struct core *c = s->c;
-	c->presumed_outdated = c->rec.nlineage && members(c);
+	c->presumed_outdated = c->rec.nlineage && core_members(c);
 	if (c->rec.inconsistent)
-		say(s, LVL_WARN, "role: this node is inconsistent: a comparison has begun and not ended; it waits for the primary");
+		core_say(s, LVL_WARN, "role: this node is inconsistent: a comparison has begun and not ended; it waits for the primary");
 	if (c->unknown)
-		say(s, LVL_WARN, "role: this node's data are unknown: the marks of state and data disagree; it waits for a full comparison");
+		core_say(s, LVL_WARN, "role: this node's data are unknown: the marks of state and data disagree; it waits for a full comparison");
 	try_resume(s);
 }
 
@@ -1242,7 +1233,7 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_PEER_DOWN: on_peer_down(&s); break;
 	case EV_PEER_FAILED:
 		if (c->role == CORE_PRIMARY)
-			peer_lost(&s, e->peer, e->text, false);
+			core_peer_lost(&s, e->peer, e->text, false);
 		break;
 	case EV_GOODBYE: on_goodbye(&s); break;
 	case EV_STREAM_UP: on_stream_up(&s); break;
@@ -1265,7 +1256,7 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_STREAM_EPOCH: on_stream_epoch(&s); break;
 	case EV_STREAM_HANDOVER:
 		c->rec.handed_over = true;
-		record(&s, FOR_NOTHING);
+		core_record(&s, FOR_NOTHING);
 		break;
 	case EV_DIVERGED: on_diverged(&s); break;
 	case EV_COMPARING: on_comparing(&s); break;
@@ -1273,19 +1264,19 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_DEMOTED: on_demoted(&s); break;
 	case EV_NOT_DEMOTED:
 		if (c->role == CORE_PRIMARY)
-			act(&s, ACT_ADMIT, 0);
+			core_act(&s, ACT_ADMIT, 0);
 		break;
 	case EV_DISCARD: on_discard(&s); break;
-	case EV_LIMITS: record(&s, FOR_NOTHING); break;
+	case EV_LIMITS: core_record(&s, FOR_NOTHING); break;
 	case EV_STOPPING:
 		c->stopping = true;
 		c->settling = 0;
 		/* The last primary, come back as a standby, stays the one to be promoted while nobody else reigns. */
-		if (c->role == CORE_STANDBY && !c->rec.handed_over && (members(c) || c->level) && (!c->rec.was_primary || live_primary(c))) {
+		if (c->role == CORE_STANDBY && !c->rec.handed_over && (core_members(c) || c->level) && (!c->rec.was_primary || core_live_primary(c))) {
 			c->rec.outdated = true;
 			c->level = false;
 		}
-		record(&s, FOR_NOTHING);
+		core_record(&s, FOR_NOTHING);
 		break;
 	}
 }

@@ -491,6 +491,8 @@ static int f_statfs(struct layer *l, struct call *c, struct statvfs *out)
 	return RUN(statfs, c, NEXT(statfs, c, out), NOTHING);
 }
 
+static void f_forget(struct layer *l, uint64_t id) { l->below->ops->forget(l->below, id); }
+
 static void f_destroy(struct layer *l)
 {
 	fault_rules_free(to_fault(l)->rules);
@@ -498,7 +500,7 @@ static void f_destroy(struct layer *l)
 }
 
 #define AS_OP(n) .n = f_##n,
-static const struct layer_ops fault_ops = { .destroy = f_destroy, FAULT_OPS(AS_OP) };
+static const struct layer_ops fault_ops = { .destroy = f_destroy, .forget = f_forget, FAULT_OPS(AS_OP) };
 
 int fault_new(struct layer *below, struct fault_rules *rules, struct layer **out)
 {

@@ -10,6 +10,8 @@
  *  - A SETATTR that sets nothing is what is left of chown(-1, -1), and of the kernel's own "clear setuid and setgid" before fallocate and copy_file_range. It
  *    clears them for the owner and root only, or everybody could; for other writers the fallocate and the copy do it. (So that chown by a stranger, of a file
  *    with setuid, answers 0 and changes nothing, where Linux says EPERM: the two requests look the same.)
+ *  - What is removed lingers until the kernel forgets it (FORGET): a path walk that found it may be about to ask for it by id, and must get what it
+ *    would get of a local file system, not ESTALE.
  *  - An answer to an open that nobody waits for any more (-ENOENT) closes the file again.
  *  - ENOSYS would make the kernel give an operation up for good: it never leaves here.
  */
@@ -154,13 +156,19 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
-	(void)ino, (void)n;
+	struct layer *l = top_of(req);
+
+	(void)n;
+	l->ops->forget(l, ino);
 	fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *forgets)
 {
-	(void)n, (void)forgets;
+	struct layer *l = top_of(req);
+
+	for (size_t i = 0; i < n; i++)
+		l->ops->forget(l, forgets[i].ino);
 	fuse_reply_none(req);
 }
 
@@ -203,6 +211,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	BEGIN(req);
+	c.linger = true;
 	if (name_ok(req, name))
 		fuse_reply(req, l->ops->unlink(l, &c, parent, name));
 }
@@ -210,6 +219,7 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	BEGIN(req);
+	c.linger = true;
 	if (name_ok(req, name))
 		fuse_reply(req, l->ops->rmdir(l, &c, parent, name));
 }
@@ -217,6 +227,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname, unsigned flags)
 {
 	BEGIN(req);
+	c.linger = true;
 	if (!name_ok(req, name) || !name_ok(req, newname))
 		return;
 	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE))

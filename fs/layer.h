@@ -92,6 +92,7 @@ struct call {
 	void (*before)(struct call *c);	/* hooks, see above; may be NULL */
 	void (*after)(struct call *c, ssize_t r, const struct effect *e);
 	void *hook_arg;			/* theirs */
+	bool linger;			/* removals: what loses its last name can be used by its id until forget() */
 
 	/* set by the layer above the local one */
 	bool locked;
@@ -169,6 +170,8 @@ struct layer_ops {
 	int (*rename)(struct layer *l, struct call *c, uint64_t parent, const char *name, uint64_t newparent, const char *newname,
 		      unsigned flags);
 	int (*link)(struct layer *l, struct call *c, uint64_t id, uint64_t newparent, const char *newname, struct attr *out);
+	/* Nobody who was promised that ID lingers (call.linger) uses it any more. Others may be named: nothing happens. */
+	void (*forget)(struct layer *l, uint64_t id);
 	/* Returns the length (not NUL-terminated), at most SIZE. */
 	ssize_t (*readlink)(struct layer *l, struct call *c, uint64_t id, char *buf, size_t size);
 

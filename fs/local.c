@@ -62,7 +62,8 @@ int local_statx(int dirfd, const char *name, struct statx *stx)
 
 static int local_statfs(struct layer *layer, struct call *c, struct statvfs *out)
 {
-	(void)c;
+	if (c->origin == ORIGIN_FUSE || c->origin == ORIGIN_NFS)	/* who removed something sees its space free */
+		obj_linger_end(to_local(layer));
 	int err = TRY(fstatvfs(to_local(layer)->cfg.root_fd, out));
 	out->f_namemax = LAYER_NAME_MAX;
 	return err;
@@ -85,6 +86,7 @@ static const struct layer_ops local_ops = {
 	.rmdir = local_rmdir,
 	.rename = local_rename,
 	.link = local_link,
+	.forget = local_forget,
 	.readlink = local_readlink,
 	.getattr = local_getattr,
 	.setattr = local_setattr,

@@ -45,6 +45,16 @@ bool local_lift(struct lifted *lf)
 	return lf->n > 0;
 }
 
+bool local_again(struct lifted *lf, int err)
+{
+	if (err == -EPERM)
+		return local_lift(lf);
+	if (!no_space(err) || lf->freed)
+		return false;
+	lf->freed = true;
+	return obj_linger_end(lf->l);
+}
+
 void local_unlift(struct lifted *lf)
 {
 	while (lf->n) {

@@ -175,7 +175,7 @@ static ssize_t write_all(struct lifted *lf, int fd, const void *p, size_t len, u
 	size_t done = 0;
 	while (done < len) {
 		ssize_t n = pwrite(fd, (const char *)p + done, len - done, (off_t)(off + done));
-		if (n < 0 && (errno == EINTR || (errno == EPERM && local_lift(lf))))
+		if (n < 0 && (errno == EINTR || local_again(lf, -errno)))
 			continue;
 		if (n < 0)
 			return done ? (ssize_t)done : -errno;
@@ -301,7 +301,7 @@ static ssize_t copy_all(struct lifted *lf, int in, uint64_t off_in, int out, uin
 	size_t done = 0;
 	while (done < len) {
 		ssize_t n = copy_file_range(in, &a, out, &b, len - done, 0);
-		if (n < 0 && (errno == EINTR || (errno == EPERM && local_lift(lf))))
+		if (n < 0 && (errno == EINTR || local_again(lf, -errno)))
 			continue;
 		if (n < 0)
 			return done ? (ssize_t)done : -errno;

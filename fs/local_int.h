@@ -14,7 +14,7 @@
  *   local_limbo.c   limbo, lost, for apply and resync
  *   local_limits.c  what file systems can represent
  *
- * Locks, in this order: object locks (fs/objlock.h), local.adopt_lock, then, never two at once: shard locks, local.creating_lock,
+ * Locks, in this order: object locks (fs/objlock.h), local.adopt_lock, local.forgetting, then, never two at once: shard locks, local.creating_lock,
  * the snapshot cache's lock. None of the latter three is held across a system call that can block on the disk.
  */
 #ifndef FS_LOCAL_INT_H
@@ -39,12 +39,13 @@ enum {
 	DIR_VERSIONS = 1024,
 	DIR_CACHE_DEFAULT = 64 << 20,	/* bytes of snapshots kept */
 	LIMBO_NAME_MAX = 17,		/* an id in hex, and NUL */
+	LINGER_MAX = 1024,		/* removed objects kept for who may still ask; beyond, the oldest goes */
 };
 static const uint32_t OBJ_NOCAPS = UINT32_C(1) << 31;	/* beside the HENTRY flags of obj_insert */
 
 /* ---- objects ---- */
 
-/* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, entry, hashed and the links are guarded by the shard's lock. */
+/* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, lingers, entry, hashed and the links are guarded by the shard's lock. */
 struct obj {
 	struct local *l;
 	uint64_t id, ino;
@@ -53,6 +54,7 @@ struct obj {
 	unsigned refs;			/* users; with none it waits in the shard's list of idle objects */
 	unsigned opens;			/* files and directories open; each holds a reference too */
 	bool dead;			/* the last name is gone */
+	bool lingers;			/* one of the opens is the promise of obj_linger() */
 	bool entry;			/* dead, and its index entry goes with the last reference */
 	bool hashed;			/* can be found */
 	_Atomic bool tmp;		/* HENTRY_TMPFILE */
@@ -108,6 +110,10 @@ struct local {
 	/* By stripe of the directory's id: counts changes of entries (see local_dir.c). */
 	_Atomic uint64_t dir_version[DIR_VERSIONS];
 	struct snap_cache *snaps;
+	_Atomic uint64_t linger[LINGER_MAX];	/* ids that were made to linger last; 0 = none */
+	_Atomic uint64_t linger_next;
+	_Atomic unsigned lingering;
+	pthread_rwlock_t forgetting;	/* shared while one stops lingering */
 	_Atomic bool stranger_logged;
 	struct self self;
 };
@@ -132,6 +138,12 @@ void obj_drop(struct local *l, uint64_t id);
 int obj_open(struct obj *o);
 void obj_close(struct obj *o);
 bool obj_is_open(struct obj *o);
+/* ID, about to lose its last name, will be usable as if it were open, until obj_forget(): its descriptor, and so its space, are kept. A courtesy: when that
+ * fails, or LINGER_MAX others came after it, or the space is wanted, it is just gone. */
+void obj_linger(struct local *l, uint64_t id);
+void obj_forget(struct local *l, uint64_t id);
+/* Nothing lingers any more, and its space is free. False: nothing did. */
+bool obj_linger_end(struct local *l);
 /* Closes all idle descriptors; true when there was one. */
 bool obj_shrink(struct local *l);
 
@@ -161,7 +173,9 @@ static inline struct fd_path fd_path(int fd)
 /* NAME in DIRFD (or DIRFD itself: ""), nothing followed. */
 int local_statx(int dirfd, const char *name, struct statx *stx);
 
-/* ---- inode flags in the way ---- */
+/* ---- what is in the way: inode flags; objects that linger ---- */
+
+static inline bool no_space(int err) { return err == -ENOSPC || err == -EDQUOT; }
 
 /* Immutable and append-only flags of up to four objects, lifted when a change met -EPERM, restored at the end of the scope. */
 struct lifted {
@@ -169,6 +183,7 @@ struct lifted {
 	bool allowed;
 	uint64_t id[4];
 	unsigned n;
+	bool freed;			/* the space of what lingered was freed for it */
 	int fd[4];
 	uint32_t flags[4];
 };
@@ -178,10 +193,12 @@ static inline struct lifted lift_init(struct local *l, const struct call *c, uin
 	return (struct lifted){ .l = l, .allowed = c->origin == ORIGIN_APPLY || c->origin == ORIGIN_RESYNC, .id = { a, b } };
 }
 bool local_lift(struct lifted *lf);
+/* A change failed with ERR: is it worth another try? Then flags were lifted, or space was freed. */
+bool local_again(struct lifted *lf, int err);
 void local_unlift(struct lifted *lf);
 #define auto_lifted __attribute__((cleanup(local_unlift)))
-/* EXPR, a system call; once more when flags could be lifted. 0 or -errno. */
-#define TRY_LIFT(lf, expr) ({ int try_ = TRY(expr); if (try_ == -EPERM && local_lift(lf)) try_ = TRY(expr); try_; })
+/* EXPR, a system call; once more when flags could be lifted or space be freed. 0 or -errno. */
+#define TRY_LIFT(lf, expr) ({ int try_ = TRY(expr); if (try_ && local_again(lf, try_)) try_ = TRY(expr); try_; })
 
 /* ---- attributes and stamps ---- */
 
@@ -257,6 +274,7 @@ int local_rmdir(struct layer *layer, struct call *c, uint64_t parent, const char
 int local_rename(struct layer *layer, struct call *c, uint64_t parent, const char *name, uint64_t newparent, const char *newname,
 		 unsigned flags);
 int local_link(struct layer *layer, struct call *c, uint64_t id, uint64_t newparent, const char *newname, struct attr *out);
+void local_forget(struct layer *layer, uint64_t id);
 ssize_t local_readlink(struct layer *layer, struct call *c, uint64_t id, char *buf, size_t size);
 
 /* ---- files ---- */

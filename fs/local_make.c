@@ -318,6 +318,13 @@ static int make_whole(struct making *m, struct obj **o)
 	return err;
 }
 
+static int make_again(struct making *m, struct obj **o)
+{
+	making_end(m);
+	*m = (struct making){ .l = m->l, .c = m->c, .p = m->p, .name = m->name, .cr = m->cr, .type = m->type, .acl = m->acl, .fd = -1, .rw = -1 };
+	return make_whole(m, o);
+}
+
 /* ---- the operations ---- */
 
 static int give_file(struct making *m, struct obj *o, int flags, struct file **out)
@@ -372,6 +379,8 @@ static int create_in(struct making *m, int open_flags, struct attr *out, struct 
 	auto_unsteady struct unsteady u = unsteady_begin(m->l, !err && m->type == S_IFDIR, m->p->id, 0, 0);
 	if (!err)
 		err = make_whole(m, &o);
+	if (no_space(err) && obj_linger_end(m->l))
+		err = make_again(m, &o);
 	if (!err && !m->name)
 		o->ours = true;
 	return err ? err : finish(m, o, open_flags, out, out_file);

@@ -2,7 +2,8 @@
  * Names that go, come and change: unlink, rmdir, rename, link; readlink.
  *
  * What a name is gets decided under the locks, before the change; what the change makes of counts and times follows from that, so that nothing
- * has to be looked up again when the object may be gone. An object that lost its last name is given to obj_drop().
+ * has to be looked up again when the object may be gone. An object that lost its last name is given to obj_drop(); when the caller wants it to linger
+ * (call.linger), obj_linger() is told before.
  */
 #include "fs/local_int.h"
 
@@ -43,6 +44,21 @@ static uint64_t dying(const struct place *pl)
 	return pl->there && !links_left(pl) ? pl->e.id : 0;
 }
 
+/* PL is about to go away by call C, which may want it to linger. */
+static void may_linger(struct local *l, const struct call *c, const struct place *pl)
+{
+	if (c->linger && dying(pl))
+		obj_linger(l, pl->e.id);
+}
+
+/* It didn't go away. */
+static int stays(struct local *l, const struct place *pl, int err)
+{
+	if (dying(pl))
+		obj_forget(l, pl->e.id);
+	return err;
+}
+
 /* After it went away: links left. */
 static uint32_t lost_name(struct local *l, const struct place *pl, struct timespec stamp)
 {
@@ -80,9 +96,10 @@ static int remove_name(struct layer *layer, struct call *c, uint64_t parent, con
 		return err;
 	auto_unsteady struct unsteady u = unsteady_begin(l, is_dir(&pl), parent, 0, dying(&pl));
 	auto_lifted struct lifted lf = lift_init(l, c, parent, pl.e.id);
+	may_linger(l, c, &pl);
 	err = TRY_LIFT(&lf, unlinkat(pl.p->fd, name, how));
 	if (err)
-		return err;
+		return stays(l, &pl, err);
 	uint32_t left = lost_name(l, &pl, stamp);
 	err = local_dir_touched(l, pl.p, stamp);
 	if (!err && how == AT_REMOVEDIR)
@@ -192,9 +209,11 @@ int local_rename(struct layer *layer, struct call *c, uint64_t parent, const cha
 	auto_lifted struct lifted lf = lift_init(l, c, parent, newparent);
 	lf.id[2] = from.e.id;
 	lf.id[3] = to.there ? to.e.id : 0;
+	if (!(flags & RENAME_EXCHANGE))
+		may_linger(l, c, &to);
 	err = TRY_LIFT(&lf, renameat2(from.p->fd, name, to.p->fd, newname, flags));
 	if (err)
-		return err;
+		return stays(l, &to, err);
 	err = rename_done(l, c, &from, &to, flags);
 	done(c, err);
 	return err;
@@ -266,6 +285,11 @@ int local_link(struct layer *layer, struct call *c, uint64_t id, uint64_t newpar
 	if (out)
 		*out = attr;
 	return 0;
+}
+
+void local_forget(struct layer *layer, uint64_t id)
+{
+	obj_forget(to_local(layer), id);
 }
 
 /* ---- readlink ---- */

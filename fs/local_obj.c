@@ -7,6 +7,9 @@
  * at once, unless it is open: then it stays findable, dead, until the last open ends. Its index entry goes with the last reference: who works on
  * it by its id at that moment must not half fail.
  *
+ * An object that is removed through FUSE lingers: until the kernel says that it has let go of it, or that is given up, it is as if one more had it
+ * open. So who found it by its path before it was removed can still use it, as on any file system; by handle (lookup of ".") it is gone at once.
+ *
  * A load runs without the shard's lock. Its object may lose its last name meanwhile; the shard counts such losses, and
  * a load that overlapped with one is done again.
  */
@@ -76,6 +79,7 @@ int obj_cache_init(struct local *l)
 		pthread_mutex_init(&s->lock, NULL);
 		s->idle.next_idle = s->idle.prev_idle = &s->idle;
 	}
+	pthread_rwlock_init(&l->forgetting, NULL);
 	return 0;
 }
 
@@ -110,9 +114,11 @@ bool obj_shrink(struct local *l)
 
 void obj_cache_free(struct local *l)
 {
+	obj_linger_end(l);
 	obj_shrink(l);
 	for (unsigned i = 0; i < OBJ_SHARDS; i++)
 		pthread_mutex_destroy(&l->shard[i].lock);
+	pthread_rwlock_destroy(&l->forgetting);
 }
 
 static void entry_del(struct local *l, uint64_t id)
@@ -261,15 +267,17 @@ int obj_get(struct local *l, uint64_t id, struct obj **out)
 {
 	unsigned bucket;
 	struct obj_shard *s = shard_of(l, id, &bucket);
+	uint64_t drops;
 	int err;
 	do {
-		uint64_t drops;
 		*out = get_cached(s, bucket, id, &drops);
 		if (*out)
 			return 0;
 		err = id_valid(id) ? get_cold(l, s, bucket, id, drops, out) : -ESTALE;
 	} while (err == -EAGAIN);
-	return err;
+	if (err == -ESTALE)	/* it may have come into the cache, and lost its last name, meanwhile */
+		*out = get_cached(s, bucket, id, &drops);
+	return *out ? 0 : err;
 }
 
 int obj_get_dir(struct local *l, uint64_t id, struct obj **out)
@@ -348,4 +356,62 @@ bool obj_is_open(struct obj *o)
 	bool open = o->opens > 0;
 	pthread_mutex_unlock(&s->lock);
 	return open;
+}
+
+/* ---- lingering ---- */
+
+void obj_linger(struct local *l, uint64_t id)
+{
+	unsigned bucket;
+	auto_obj struct obj *o = NULL;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	if (obj_get(l, id, &o))
+		return;
+	pthread_mutex_lock(&s->lock);
+	bool first = o->hashed && !o->lingers;
+	if (first) {
+		o->lingers = true;
+		o->opens++;
+		o->refs++;
+		atomic_fetch_add(&l->lingering, 1);
+	}
+	pthread_mutex_unlock(&s->lock);
+	uint64_t oldest = first ? atomic_exchange(&l->linger[atomic_fetch_add(&l->linger_next, 1) % LINGER_MAX], id) : 0;
+	if (oldest)
+		obj_forget(l, oldest);
+}
+
+void obj_forget(struct local *l, uint64_t id)
+{
+	unsigned bucket;
+	struct obj_shard *s = shard_of(l, id, &bucket);
+	if (!atomic_load(&l->lingering))
+		return;
+	pthread_rwlock_rdlock(&l->forgetting);
+	pthread_mutex_lock(&s->lock);
+	struct obj *o = find(s, bucket, id);
+	if (o && o->lingers)
+		o->lingers = false;
+	else
+		o = NULL;
+	pthread_mutex_unlock(&s->lock);
+	if (o) {
+		obj_close(o);
+		atomic_fetch_sub(&l->lingering, 1);
+	}
+	pthread_rwlock_unlock(&l->forgetting);
+}
+
+bool obj_linger_end(struct local *l)
+{
+	if (!atomic_load(&l->lingering))
+		return false;
+	for (unsigned i = 0; i < LINGER_MAX; i++) {
+		uint64_t id = atomic_exchange(&l->linger[i], 0);
+		if (id)
+			obj_forget(l, id);
+	}
+	pthread_rwlock_wrlock(&l->forgetting);	/* until those that others are ending have ended, too */
+	pthread_rwlock_unlock(&l->forgetting);
+	return true;
 }

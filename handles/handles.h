@@ -57,7 +57,7 @@ enum hentry_flags {
 					   every regular file in limbo that has no second name */
 	HENTRY_DEFACL = 1 << 1,		/* a directory with a default ACL */
 	HENTRY_CTIME_LOST = 1 << 2,	/* ctime was made up by a rebuild */
-	HENTRY_DEAD = 1 << 3,		/* lost its last name while it was open: the next handles_open drops it */
+	HENTRY_DEAD = 1 << 3,		/* lost its last name while it was open or made to linger: the next handles_open drops it */
 };
 
 /* One entry of the index. */

@@ -572,11 +572,14 @@ static int ip_statfs(struct layer *l, struct call *c, struct statvfs *out)
 	return 0;
 }
 
+static void ip_forget(struct layer *l, uint64_t id) { l->below->ops->forget(l->below, id); }
+
 static void ip_destroy(struct layer *l) { interpose_free(ip_of(l)); }
 
 static const struct layer_ops interpose_ops = {
 	.destroy = ip_destroy, .lookup = ip_lookup, .resolve = ip_resolve, .create = ip_create, .tmpfile = ip_tmpfile, .unlink = ip_unlink,
-	.rmdir = ip_rmdir, .rename = ip_rename, .link = ip_link, .readlink = ip_readlink, .getattr = ip_getattr, .setattr = ip_setattr, .access = ip_access,
+	.rmdir = ip_rmdir, .rename = ip_rename, .link = ip_link, .forget = ip_forget, .readlink = ip_readlink, .getattr = ip_getattr,
+	.setattr = ip_setattr, .access = ip_access,
 	.getxattr = ip_getxattr, .listxattr = ip_listxattr, .setxattr = ip_setxattr, .removexattr = ip_removexattr,
 	.getflags = ip_getflags, .setflags = ip_setflags, .open = ip_open, .release = ip_release, .read = ip_read, .write = ip_write,
 	.fsync = ip_fsync, .fallocate = ip_fallocate, .copy_range = ip_copy_range, .lseek = ip_lseek, .opendir = ip_opendir,

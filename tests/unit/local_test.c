@@ -231,6 +231,113 @@ START_TEST(unlinked_but_open)
 }
 END_TEST
 
+#define LINGER (&(struct call){ .origin = ORIGIN_FUSE, .linger = true })
+
+/* Removed objects whose caller wants that are usable by id until forgotten, and nobody else finds them. */
+START_TEST(removed_objects_linger)
+{
+	struct env e;
+	struct attr b;
+	struct hentry he;
+	char buf[8];
+	env_open(&e, _i);
+	struct attr f = env_mk(&e, HANDLE_ROOT, "f", S_IFREG | 0666), g = env_mk(&e, HANDLE_ROOT, "g", S_IFREG | 0644),
+		    s = env_mk(&e, HANDLE_ROOT, "s", S_IFLNK | 0777), d = env_mk(&e, HANDLE_ROOT, "d", S_IFDIR | 0755);
+	env_restart(&e, false);		/* cold objects, too */
+	ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "f"), 0);
+	ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "s"), 0);
+	ck_assert_int_eq(e.l->ops->rmdir(e.l, LINGER, HANDLE_ROOT, "d"), 0);
+	struct file *file = env_open_file(&e, f.id, O_RDWR);
+	ck_assert_int_eq(env_write(&e, file, "data", 4, 0), 4);
+	env_release(&e, file);
+	ck_assert_int_eq(e.l->ops->setattr(e.l, CALL, f.id, NULL, &(struct setattr){ .valid = SET_SIZE, .size = 3 }, &b), 0);
+	ck_assert_uint_eq(b.nlink, 0);
+	ck_assert_uint_eq(env_attr(&e, f.id).size, 3);
+	ck_assert_int_eq(e.l->ops->getxattr(e.l, CALL, f.id, "user.a", buf, 8), -ENODATA);
+	ck_assert_int_eq(e.l->ops->readlink(e.l, CALL, s.id, buf, 8), 6);
+	ck_assert_int_eq(env_lookup(&e, d.id, "name", &b), -ENOENT);
+	ck_assert_int_eq(e.l->ops->create(e.l, CALL, d.id, "name", &(struct create){ .mode = S_IFREG | 0644 }, 0, &b, NULL), -ENOENT);
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(env_lookup(&e, i == 0 ? f.id : i == 1 ? s.id : d.id, ".", &b), -ESTALE);
+	/* a replaced file */
+	ck_assert_int_eq(e.l->ops->rename(e.l, LINGER, HANDLE_ROOT, "g", HANDLE_ROOT, "h", 0), 0);
+	struct attr h = env_mk(&e, HANDLE_ROOT, "i", S_IFREG | 0644);
+	ck_assert_int_eq(e.l->ops->rename(e.l, LINGER, HANDLE_ROOT, "i", HANDLE_ROOT, "h", 0), 0);
+	ck_assert_uint_eq(env_attr(&e, g.id).nlink, 0);
+	ck_assert_uint_eq(env_attr(&e, h.id).nlink, 1);
+	const uint64_t ids[] = { f.id, s.id, d.id, g.id };
+	for (unsigned i = 0; i < 4; i++) {
+		e.l->ops->forget(e.l, ids[i]);
+		ck_assert_int_eq(e.l->ops->getattr(e.l, CALL, ids[i], NULL, &b), -ESTALE);
+		ck_assert_int_eq(index_get(e.h, ids[i], &he), -ESTALE);
+	}
+	e.l->ops->forget(e.l, h.id);
+	ck_assert_uint_eq(env_attr(&e, h.id).nlink, 1);
+	ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "h"), 0);
+	env_close(&e);
+}
+END_TEST
+
+/* What was not removed after all does not linger when it is; nor does it beyond a number, or after a restart. */
+START_TEST(lingering_has_an_end)
+{
+	enum { MANY = 1100 };
+	struct env e;
+	struct attr a, b;
+	uint64_t first = 0;
+	env_open(&e, _i);
+	struct attr d = env_mk(&e, HANDLE_ROOT, "d", S_IFDIR | 0755), f = env_mk(&e, d.id, "f", S_IFREG | 0644);
+	ck_assert_int_eq(e.l->ops->rmdir(e.l, LINGER, HANDLE_ROOT, "d"), -ENOTEMPTY);
+	ck_assert_int_eq(e.l->ops->unlink(e.l, CALL, d.id, "f"), 0);
+	ck_assert_int_eq(e.l->ops->getattr(e.l, CALL, f.id, NULL, &b), -ESTALE);
+	ck_assert_int_eq(e.l->ops->rmdir(e.l, CALL, HANDLE_ROOT, "d"), 0);
+	ck_assert_int_eq(e.l->ops->getattr(e.l, CALL, d.id, NULL, &b), -ESTALE);
+	for (unsigned i = 0; i < MANY; i++) {
+		a = env_mk(&e, HANDLE_ROOT, "f", S_IFREG | 0644);
+		first = first ? first : a.id;
+		ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "f"), 0);
+		ck_assert_uint_eq(env_attr(&e, a.id).nlink, 0);
+	}
+	ck_assert_int_eq(e.l->ops->getattr(e.l, CALL, first, NULL, &b), -ESTALE);
+	env_restart(&e, false);
+	ck_assert_int_eq(e.l->ops->getattr(e.l, CALL, a.id, NULL, &b), -ESTALE);
+	ck_assert_uint_eq(index_count(e.h), 1);
+	env_close(&e);
+}
+END_TEST
+
+/* The space of what lingers is free for who wants it. */
+START_TEST(lingering_costs_no_space)
+{
+	enum { BIG = 400 << 20 };
+	struct env e;
+	struct statvfs before, st;
+	env_open(&e, _i);
+	if (_i == 2)
+		ck_assert_int_eq(env_sh("mount -o remount,size=600m,nr_inodes=$(($(df --output=iused %s | tail -n 1) + 3)) %s/mnt/tmpfs", e.root, env_top), 0);
+	ck_assert_int_eq(e.l->ops->statfs(e.l, CALL, &before), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		struct attr a = env_mk(&e, HANDLE_ROOT, "big", S_IFREG | 0644);
+		struct file *f = env_open_file(&e, a.id, O_RDWR);
+		ck_assert_int_eq(e.l->ops->fallocate(e.l, CALL, f, 0, 0, BIG), 0);
+		env_release(&e, f);
+		ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "big"), 0);
+	}
+	for (unsigned i = 0; i < 10; i++) {	/* tmpfs: more than there are inodes */
+		env_mk(&e, HANDLE_ROOT, "f", S_IFREG | 0644);
+		ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "f"), 0);
+	}
+	env_mk(&e, HANDLE_ROOT, "big", S_IFREG | 0644);
+	ck_assert_int_eq(e.l->ops->unlink(e.l, LINGER, HANDLE_ROOT, "big"), 0);
+	ck_assert_int_eq(e.l->ops->statfs(e.l, CALL, &st), 0);
+	if (_i != 1)	/* xfs itself is late to say so */
+		ck_assert_uint_ge(st.f_bfree + (1 << 20) / st.f_frsize, before.f_bfree);
+	if (_i == 2)
+		ck_assert_int_eq(env_sh("mount -o remount,size=4g,nr_inodes=1000000 %s/mnt/tmpfs", env_top), 0);
+	env_close(&e);
+}
+END_TEST
+
 START_TEST(tmpfile_and_link)
 {
 	struct env e;
@@ -425,6 +532,9 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, times_are_set, 0, ENV_FS);
 	tcase_add_loop_test(t, unlink_and_hard_links, 0, ENV_FS);
 	tcase_add_loop_test(t, unlinked_but_open, 0, ENV_FS);
+	tcase_add_loop_test(t, removed_objects_linger, 0, ENV_FS);
+	tcase_add_loop_test(t, lingering_has_an_end, 0, ENV_FS);
+	tcase_add_loop_test(t, lingering_costs_no_space, 0, ENV_FS);
 	tcase_add_loop_test(t, tmpfile_and_link, 0, ENV_FS);
 	tcase_add_loop_test(t, rename_moves_replaces_and_exchanges, 0, ENV_FS);
 	tcase_add_loop_test(t, hidden_names, 0, ENV_FS);

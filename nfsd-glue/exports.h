@@ -50,12 +50,14 @@ int exports_by_path(struct exports *x, const char *path, const struct sockaddr_s
  * and each group 0. */
 void exports_squash(const struct export_rights *r, bool anonymous, struct nfs_cred *cred);
 
+/* The object that PATH, relative to directory DIR, names now: "" is DIR. No symlink is followed: -ENOTDIR; `.`, `..` and empty components: -EACCES. */
+int exports_walk(struct layer *top, uint64_t dir, const char *path, struct attr *out);
 /* The root of export ID: its path is walked, with no symlink followed. -ESTALE: no such export; -ENOENT, -ENOTDIR: its directory is missing. */
 int exports_root(struct exports *x, uint16_t id, struct layer *top, struct attr *out);
 /* LOOKUP of `..` in DIR through the export: never outside; the root's is the root. -ESTALE: DIR is not below the export. */
 int exports_dotdot(struct exports *x, const struct export_rights *r, struct layer *top, struct call *c, uint64_t dir, struct attr *out);
 
-/* For MOUNT's list and status: calls FN for each; *E lives during the call. Stops at FN's first nonzero, which it returns. */
+/* For MOUNT's list and status: calls FN for each; *E lives during the call. FN must not wait. Stops at FN's first nonzero, which it returns. */
 int exports_each(struct exports *x, int (*fn)(void *arg, const struct conf_export *e), void *arg);
 unsigned exports_count(struct exports *x);
 #endif

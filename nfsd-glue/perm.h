@@ -43,7 +43,8 @@ enum perm_want {
 /* READ: PERM_READ | PERM_OWNER | PERM_READ_IF_EXEC; WRITE, set size: PERM_WRITE | PERM_OWNER; LOOKUP: PERM_EXEC; READDIR: PERM_READ; NLM locks:
  * PERM_READ | PERM_OWNER | PERM_READ_IF_EXEC. */
 int perm_check(struct layer *top, struct call *c, const struct attr *a, unsigned want);
-/* ACCESS: which of the ACCESS3_* bits in ASKED (RFC 1813, 3.3.4) are granted. WRITABLE: of the export. */
+/* ACCESS: which of the ACCESS3_* bits in ASKED (RFC 1813, 3.3.4) are granted. WRITABLE: of the export (not of the node:
+ * a client remembers the answer, and a standby may become primary). */
 int perm_access(struct layer *top, struct call *c, const struct attr *a, bool writable, uint32_t asked, uint32_t *granted);
 
 /* A new entry in DIR: CREATE, MKDIR, SYMLINK, LINK, and MKNOD. MODE: type and permissions; device: root only. *MODE loses the bits that the caller

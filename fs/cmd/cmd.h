@@ -100,6 +100,7 @@ int cmd_demote(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_resync(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_key(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_handle(const struct cmd_line *l, const struct volume_conf *c);
+int cmd_export(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_check_config(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_help(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_version(const struct cmd_line *l, const struct volume_conf *c);

@@ -34,6 +34,12 @@ const struct subcmd subcmds[] = {
 	  { { "generate", 'g', NULL, "Write a new key file, mode 0600; an existing one is never overwritten." } } },
 	{ "handle", "NAME PATH | ID | BYTES", "Translates between a path of the volume, its id, and the bytes of its exported handle.", 2, 2, true,
 	  cmd_handle, { { 0 } } },
+	{ "export", "--knfsd [--root] | --ganesha [--write] NAME", "Prints the configuration with which another NFS server, the kernel's or NFS-Ganesha, exports the mount "
+	  "so that its clients survive a failover.", 1, 1, true, cmd_export,
+	  { { "knfsd", 0, NULL, "For the kernel's server: exports(5), nfs.conf(5) and a state hook." },
+	    { "ganesha", 0, NULL, "For NFS-Ganesha (FSAL_VFS): its configuration and a state hook." },
+	    { "root", 0, NULL, "With --knfsd: the first export is NFSv4's root (fsid=0): clients mount server:/." },
+	    { "write", 0, NULL, "Install the files instead of printing them, and make the recovery directories on the volume." } } },
 	{ "check-config", "NAME", "Reads the configuration and the key and says whether they are right; changes nothing.", 1, 1, true,
 	  cmd_check_config, { { 0 } } },
 	{ "help", "[COMMAND | config]", "Explains a command, or the options of the configuration file.", 0, 1, false, cmd_help, { { 0 } } },

@@ -30,7 +30,7 @@ done
 mkdir /run/etc
 cp -a /etc/{passwd,group,nsswitch.conf,hosts,protocols,services,rpc,ld.so.cache,ld.so.conf,ld.so.conf.d} "$GUEST_ROOT"/etc/{netconfig,rpc} /run/etc/ 2>/dev/null
 mount --bind /run/etc /etc
-mkdir /etc/exports.d
+mkdir /etc/exports.d /etc/nfs.conf.d /etc/tandemfs
 touch /etc/exports
 mkdir -p /mnt/nfs /var/lib/nfs/{sm,sm.bak,v4recovery,nfsdcld,rpc_pipefs}
 touch /var/lib/nfs/{etab,rmtab,state}

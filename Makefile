@@ -21,7 +21,7 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
-DEPS_BUILD := gcc pkg-config libc6-dev libfuse3-dev liblmdb-dev libssl-dev libxxhash-dev libzstd-dev libinih-dev libjansson-dev
+DEPS_BUILD := gcc pkg-config libc6-dev libfuse3-dev liblmdb-dev libssl-dev libxxhash-dev libzstd-dev libinih-dev libjansson-dev libnfs-dev
 DEPS_RUN := fuse3
 DEPS_CHECK := check clang clang-tidy cppcheck mandoc e2fsprogs xfsprogs btrfs-progs acl attr fuse3 iproute2 util-linux procps sqlite3 git rsync perl psmisc stress-ng dbench \
 	python3 jq tcpdump tar xz-utils libjansson-dev
@@ -73,6 +73,8 @@ $(O)/tests/tools/%: tests/tools/%.c
 $(O)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/libtandemfs.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -MMD -MP -MF $@.d -o $@ $< $(O)/libtandemfs.a $(LDFLAGS) $(LDLIBS)
+# libnfs is the independent NFS client.
+$(O)/tests/tools/nfsclient: TOOL_LIBS := -lnfs
 unit-build: $(UNIT)
 fuzz-targets: $(FUZZ)
 tools: $(TOOLS)

@@ -763,6 +763,42 @@ int conf_parse(const char *name, const char *label, const char *text, size_t len
 	return ps->err_line ? -EINVAL : 0;
 }
 
+/* ---- comparing ---- */
+
+static bool same_value(const struct conf_option *o, const void *a, const void *b)
+{
+	const char *x = (const char *)a + o->offset, *y = (const char *)b + o->offset;
+
+	switch (o->type) {
+	case CONF_T_CHOICE: return *(const int *)(const void *)x == *(const int *)(const void *)y;
+	case CONF_T_NUMBER: return *(const unsigned *)(const void *)x == *(const unsigned *)(const void *)y;
+	case CONF_T_DURATION:
+	case CONF_T_SIZE: return *(const uint64_t *)(const void *)x == *(const uint64_t *)(const void *)y;
+	default: return !strcmp(x, y);
+	}
+}
+
+static bool same_nodes(const struct conf_option *o, const struct volume_conf *a, const struct volume_conf *b)
+{
+	for (unsigned i = 1; i <= CONF_NODE_MAX; i++)
+		if (!same_value(o, &a->nodes[i], &b->nodes[i]))
+			return false;
+	return true;
+}
+
+void conf_diff(const struct volume_conf *a, const struct volume_conf *b, char *out, size_t size)
+{
+	size_t len = 0;
+
+	out[0] = 0;
+	for (size_t i = 0; i < ARRAY_LEN(options) && len < size; i++) {
+		const struct conf_option *o = &options[i];
+		bool same = !strcmp(o->section, "export") || (!strcmp(o->section, "node") ? same_nodes(o, a, b) : same_value(o, a, b));
+		if (!same)
+			len += (size_t)snprintf(out + len, size - len, "%s[%s] %s", len ? ", " : "", o->section, o->name);
+	}
+}
+
 /* ---- the file ---- */
 
 int conf_path(const char *name, char *out, size_t size)

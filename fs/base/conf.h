@@ -133,6 +133,8 @@ int conf_parse(const char *name, const char *label, const char *text, size_t len
 /* "500ms", "2s", "10m", "1h" -> milliseconds; "64MiB", "4KiB", "1GiB", "2TiB", "100" -> bytes. 0 or -EINVAL, -ERANGE. */
 int conf_parse_duration(const char *s, uint64_t *ms);
 int conf_parse_size(const char *s, uint64_t *bytes);
+/* Which options differ between A and B, but for exports: "[volume] queue, [nfs] listen" in OUT, cut to SIZE; "" = none. */
+void conf_diff(const struct volume_conf *a, const struct volume_conf *b, char *out, size_t size);
 /* "10.0.0.0/24", "2001:db8::/32", an address, or `*` -> a network. 0; -EINVAL: none; -EDOM: bits behind the prefix are set. */
 int conf_parse_net(const char *s, struct conf_net *out);
 void conf_format_net(const struct conf_net *n, char out[CONF_NET_TEXT]);

@@ -13,6 +13,8 @@
  *                                                         client waits: stop the control server last
  *   {"cmd":"handle", "id":"18014398509481984"}         -> {"ok":true, "path":"a/b", "type":"file"}   (path is relative to the mount; absent = no name)
  *
+ *   {"cmd":"reload", "file":"/etc/tandemfs/home.conf"} -> {"ok":true, "message":...}; "file" may be absent
+ *
  * STATUS = {
  *   "volume":"home", "uuid":"…", "node":"alpha", "number":1, "role":"primary"|"standby",
  *   "flags":["outdated","inconsistent","unknown","new","handed_over","tail","level","frozen"],    those that are set
@@ -20,6 +22,7 @@
  *   "sync_set":["alpha","beta"], "durability":"commit", "security":"tls",
  *   "risks":["fence_peer = none: …"],
  *   "mount":{"point":"/srv/home","open_writers":3},
+ *   "nfs":{"listen":"[::]:2049","exports":2},                                   listen: "" = no NFS server
  *   "queue":{"bytes":0,"max":67108864}, "ops":123, "bytes":456,
  *   "handles":{"count":100,"rebuilding":false}, "pid":4711, "uptime_ms":1,
  *   "peers":[{"name":"beta","number":2,"address":"10.0.0.2:7400","connected":true, "primary":false, "in_sync_set":true,
@@ -98,6 +101,7 @@ int cmd_status(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_promote(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_demote(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_resync(const struct cmd_line *l, const struct volume_conf *c);
+int cmd_reload(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_key(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_handle(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_export(const struct cmd_line *l, const struct volume_conf *c);

@@ -236,6 +236,8 @@ static int build(struct daemon *d)
 		r = lock_table_new(&d->flocks);
 	if (!r)
 		r = build_front(d);
+	if (!r)
+		r = exports_new(d->conf, &d->exports);
 	return r;
 }
 
@@ -341,6 +343,8 @@ static int start(struct daemon *d)
 	pthread_t t;
 
 	warn_if_hidden(d->conf);
+	if (d->conf->nfs_listen[0] && !d->conf->nexports)
+		log_warn("nfs: nothing is exported: add an [export NAME] section to %s, then `tandemfs reload %s'", d->conf->file, d->conf->name);
 	int r = fuse_front_mount(d->front);
 	if (r) {
 		log_error("mount point %s: %s", d->conf->mount_point,
@@ -390,6 +394,7 @@ static void take_down(struct daemon *d)
 		queue_free(d->queue);
 	if (d->flocks)
 		lock_table_free(d->flocks);
+	exports_free(d->exports);
 	if (d->fault)
 		d->fault->ops->destroy(d->fault);
 	conn_security_free(d->security);

@@ -9,6 +9,7 @@
 
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
+#include "fs/base/log.h"
 #include "fs/cmd/daemon_int.h"
 
 enum { TEXT_MAX = 2048, PATH_TEXT_MAX = 4096 };
@@ -149,6 +150,7 @@ static json_t *status_object(struct daemon *d)
 	json_object_set_new(o, "risks", risks_array(c, s));
 	json_object_set_new(o, "mount", json_pack("{s:s,s:I}", "point", c->mount_point, "open_writers", (json_int_t)interpose_writers(d->ip)));
 	json_object_set_new(o, "queue", json_pack("{s:I,s:I}", "bytes", (json_int_t)s->queue_bytes, "max", (json_int_t)c->queue_bytes));
+	json_object_set_new(o, "nfs", json_pack("{s:s,s:i}", "listen", c->nfs_listen, "exports", (int)exports_count(d->exports)));
 	json_object_set_new(o, "ops", json_integer((json_int_t)is.ops));
 	json_object_set_new(o, "bytes", json_integer((json_int_t)is.bytes));
 	json_object_set_new(o, "handles", json_pack("{s:I,s:b}", "count", (json_int_t)index_count(d->volume.handles), "rebuilding", rebuilding));
@@ -217,6 +219,29 @@ static json_t *on_umount(struct daemon *d, const json_t *req)
 	return control_ok();
 }
 
+/* ---- exports ---- */
+
+/* The new table, and what else the file has that is not in force. */
+static json_t *on_reload(struct daemon *d, const json_t *req)
+{
+	const char *file = json_string_value(json_object_get(req, "file"));
+	char err[CONF_ERR_MAX], diff[CONF_ERR_MAX];
+	auto_free struct volume_conf *c = malloc(sizeof *c);
+
+	int r = c ? conf_load(d->conf->name, file, c, err, sizeof err) : -ENOMEM;
+	if (r)
+		return control_error(NULL, "%s", c ? err : "no memory");
+	r = exports_reload(d->exports, c);
+	if (r)
+		return control_error(NULL, "%s", strerror(-r));
+	log_info("nfs: exports: read again: %u in force", c->nexports);
+	conf_diff(d->conf, c, diff, sizeof diff);
+	const char *note = !c->nexports ? ": NFS clients can't mount anything" : !d->conf->nfs_listen[0] ? ", but this daemon has no NFS server" : "";
+	json_t *o = control_ok();
+	json_object_set_new(o, "message", json_sprintf("%u exports in force%s%s%s", c->nexports, note, diff[0] ? "; only after a restart: " : "", diff));
+	return o;
+}
+
 /* ---- handles ---- */
 
 static const char *type_word(uint32_t mode)
@@ -258,6 +283,7 @@ json_t *daemon_control(void *arg, const json_t *request)
 	static const struct { const char *cmd; json_t *(*fn)(struct daemon *d, const json_t *req); } table[] = {
 		{ "status", on_status }, { "promote", on_promote }, { "demote", on_demote },
 		{ "resync", on_resync }, { "umount", on_umount },   { "handle", on_handle },
+		{ "reload", on_reload },
 	};
 	const char *cmd = json_string_value(json_object_get(request, "cmd"));
 

@@ -10,6 +10,7 @@
 #include "fs/fuse.h"
 #include "fs/lock.h"
 #include "mirror/node.h"
+#include "nfsd-glue/exports.h"
 #include "resync/resync.h"
 
 /* How the daemon is asked to end: by a signal, the control socket, or an unmount from outside. */
@@ -29,6 +30,7 @@ struct daemon {
 	struct resync_sink *sink;
 	struct lock_table *flocks;
 	struct fuse_front *front;
+	struct exports *exports;		/* what NFS clients may mount; there even without an NFS server */
 	bool node_started;
 	struct control_server *control;
 	uint64_t started_ms;

@@ -30,6 +30,8 @@ const struct subcmd subcmds[] = {
 	  { { "force", 0, NULL, "Even when files are open for writing: their writers get EROFS." } } },
 	{ "resync", "[--discard-local] NAME", "Compares this node with the primary again and makes it equal.", 1, 1, true, cmd_resync,
 	  { { "discard-local", 0, NULL, "After a split: follow the other node; every version that only this one has is moved to .tandemfs/lost/ first." } } },
+	{ "reload", "NAME", "Puts the [export] sections of the configuration in force for NFS clients, without a pause; all else needs a restart.", 1, 1, true,
+	  cmd_reload, { { 0 } } },
 	{ "key", "[--generate] NAME", "Prints the fingerprint of the volume's transport key, for comparing nodes.", 1, 1, true, cmd_key,
 	  { { "generate", 'g', NULL, "Write a new key file, mode 0600; an existing one is never overwritten." } } },
 	{ "handle", "NAME PATH | ID | BYTES", "Translates between a path of the volume, its id, and the bytes of its exported handle.", 2, 2, true,

@@ -1,10 +1,11 @@
 /*
- * The sub-commands that are one request to the daemon: promote, demote, resync, umount; and key and check-config, which only read files.
+ * The sub-commands that are one request to the daemon: promote, demote, resync, reload, umount; and key and check-config, which only read files.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "fs/base/cleanup.h"
 #include "fs/base/key.h"
 #include "fs/cmd/cmd.h"
 #include "fs/cmd/control.h"
@@ -75,6 +76,16 @@ int cmd_umount(const struct cmd_line *l, const struct volume_conf *c)
 	return request(l, c, json_pack("{s:s,s:b}", "cmd", "umount", "force", cmd_option(l, "force") != NULL), true);
 }
 
+/* The daemon reads the file that this command has read, wherever the daemon was started. */
+int cmd_reload(const struct cmd_line *l, const struct volume_conf *c)
+{
+	auto_free char *file = realpath(c->file, NULL);
+
+	if (!file)
+		return cmd_fail("reload: %s: %s", c->file, strerror(errno));
+	return request(l, c, json_pack("{s:s,s:s}", "cmd", "reload", "file", file), false);
+}
+
 int cmd_key(const struct cmd_line *l, const struct volume_conf *c)
 {
 	unsigned char key[KEY_LEN];
@@ -103,6 +114,8 @@ int cmd_check_config(const struct cmd_line *l, const struct volume_conf *c)
 		key_wipe(key);
 		printf("key %s\n", print);
 	}
+	if (c->nfs_listen[0] && !c->nexports)
+		printf("nothing is exported: NFS clients can't mount anything without an [export NAME] section\n");
 	printf("%s: volume %s, node %s (number %u) of %u: fine\n", c->file, c->name, c->node, c->self, c->npeers + 1);
 	return EXIT_OK;
 }

@@ -234,6 +234,11 @@ void status_print(const json_t *s, FILE *out)
 	fprintf(out, "\n  promises     durability %s, security %s\n", text_of(s, "durability"), text_of(s, "security"));
 	fprintf(out, "  since start  %lld ops, %s; queue %s of %s\n", number_of(s, "ops"), human_bytes(number_of(s, "bytes"), bytes),
 		human_bytes(number_of(queue, "bytes"), max), human_bytes(number_of(queue, "max"), why));
+	const json_t *nfs = json_object_get(s, "nfs");
+	if (json_string_length(json_object_get(nfs, "listen")))
+		fprintf(out, number_of(nfs, "exports") ? "  nfs          at %s, %lld exports\n" :
+			"  nfs          at %s, nothing is exported: add an [export] section, then `tandemfs reload'\n", text_of(nfs, "listen"),
+			number_of(nfs, "exports"));
 	fprintf(out, "  handles      %lld%s\n", number_of(handles, "count"),
 		json_is_true(json_object_get(handles, "rebuilding")) ? ", the index is being rebuilt" : "");
 	if (json_array_size(flags)) {

@@ -89,8 +89,19 @@ is "the data are plain files" "$(cat "$TMP/b/data/new" "$TMP/b/data/d/old")" "ne
 old"
 check "the state hook was called" test -s "$TMP/hooked"
 
+printf '[nfs]\nlisten = 127.0.0.1:17428\nrpcbind = no\n' >>"$TMP/conf/home.conf"
+is "check-config says that nothing is exported" "$(t check-config home | head -n 1 | cut -d: -f1)" "nothing is exported"
 check "mount after an orderly end" t mount home
 is "the same id" "$(stat -c %i "$M/d/old")" "$id"
+check "status says that nothing is exported" sh -c "'$BIN' status home | grep -q '^  nfs .*127.0.0.1:17428, nothing is exported'"
+printf '[export all]\nclients = 127.0.0.0/8\n[export pub]\npath = /pub\nclients = *\n' >>"$TMP/conf/home.conf"
+is "reload" "$(t reload home)" "2 exports in force"
+is "status counts them" "$(t status --json home | jq -r .nfs.exports)" 2
+sed -i 's/^\[volume\]/&\nthreads = 7\nqueue = 32MiB/; s|^clients = \*|&, 10.0.0.1/8|' "$TMP/conf/home.conf"
+fails_with "reload of a file with a mistake" "10.0.0.0/8 for the network" reload home
+sed -i '/^path = .pub/d; /^clients = \*/d; /^.export pub/d' "$TMP/conf/home.conf"
+is "the exports before stay in force" "$(t status --json home | jq -r .nfs.exports)" 2
+is "reload says what else has changed" "$(t reload home)" "1 exports in force; only after a restart: [volume] queue, [volume] threads"
 is "it starts as standby" "$(t status --json home | jq -r .role)" standby
 check "promote" t promote home
 echo before >"$M/before" && sync "$M/before"

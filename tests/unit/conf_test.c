@@ -1,6 +1,7 @@
 /* The configuration: what is accepted, and that each mistake gets one line that names the place and the remedy. */
 #include "fs/base/conf.h"
 
+#include <arpa/inet.h>
 #include <check.h>
 #include <errno.h>
 #include <stdio.h>
@@ -125,6 +126,38 @@ static const struct { const char *text, *begins, *has; } mistakes[] = {
 	{ "[volume]\nbacking = /x\nstate_dir = /x/s\nfence_peer=none\n" NODES, "home.conf:1: ", "inside the volume" },
 	{ "[volume]\nbacking = /x\nmount_point = /x/m\nfence_peer=none\n" NODES, "home.conf:1: ", "inside each other" },
 	{ "[volume]\nbacking = /x\npeer_timeout = 3s\nfence_peer=none\n" NODES, "home.conf:1: ", "congestion_timeout" },
+	{ MINIMAL "[nfs]\nlisten = 2049\n", "home.conf:11: listen", "host:port" },
+	{ MINIMAL "[nfs]\nrpcbind = maybe\n", "home.conf:11: rpcbind", "no, yes, auto" },
+	{ MINIMAL "[nfs]\n[export a]\nclients = *\n[nfs]\n", "home.conf:13: [nfs]", "line 10" },
+	{ MINIMAL "[export /srv]\n", "home.conf:10: [export /srv]", "path =" },
+	{ MINIMAL "[export]\n", "home.conf:10: [export]", "no such section" },
+	{ MINIMAL "[export a]\n[export a]\n", "home.conf:11: [export a]", "line 10" },
+	{ MINIMAL "[export a]\npath = /x\n", "home.conf:10: [export a]", "clients is missing" },
+	{ MINIMAL "[export a]\nclients = ,\n", "home.conf:10: [export a]", "names nobody" },
+	{ MINIMAL "[export a]\nclients = 10.0.0.0/33\n", "home.conf:11: clients", "`10.0.0.0/33' is no network" },
+	{ MINIMAL "[export a]\nclients = 10.0.0.0/\n", "home.conf:11: clients", "is no network" },
+	{ MINIMAL "[export a]\nclients = 10.0.0.256\n", "home.conf:11: clients", "is no network" },
+	{ MINIMAL "[export a]\nclients = 2001:db8::/129\n", "home.conf:11: clients", "is no network" },
+	{ MINIMAL "[export a]\nclients = *.example.com\n", "home.conf:11: clients", "is no network" },
+	{ MINIMAL "[export a]\nclients = 192.0.2.1, 10.0.0.1/8\n", "home.conf:11: clients", "write 10.0.0.0/8 for the network" },
+	{ MINIMAL "[export a]\nclients = 2001:db8::1/32\n", "home.conf:11: clients", "write 2001:db8::/32 for the network" },
+	{ MINIMAL "[export a]\nclients = 1.1.1.1 1.1.1.2 1.1.1.3 1.1.1.4 1.1.1.5 1.1.1.6 1.1.1.7 1.1.1.8 1.1.1.9\n"
+	  "clients = 1.1.2.1 1.1.2.2 1.1.2.3 1.1.2.4 1.1.2.5 1.1.2.6 1.1.2.7 1.1.2.8\n", "home.conf:12: clients", "more than 16" },
+	{ MINIMAL "[export a]\npath = srv\n", "home.conf:11: path", "absolute" },
+	{ MINIMAL "[export a]\nclients = *\npath = /a/../b\n", "home.conf:10: [export a]", "`..'" },
+	{ MINIMAL "[export a]\nclients = *\npath = /a//b\n", "home.conf:10: [export a]", "empty component" },
+	{ MINIMAL "[export a]\nclients = *\npath = /./b\n", "home.conf:10: [export a]", "`.'" },
+	{ MINIMAL "[export a]\nclients = *\npath = /p/\n[export b]\nclients = *\npath = /p\n", "home.conf:13: [export b]", "by [export a] already" },
+	{ MINIMAL "[export a]\nclients = *\n[export b]\nclients = *\n", "home.conf:12: [export b]", "path / is exported by [export a]" },
+	{ MINIMAL "[export a]\nclients = *\nid = 7\n[export b]\nclients = *\npath = /b\nid = 7\n", "home.conf:13: [export b]", "its id 7 is that of" },
+	{ MINIMAL "[export a]\nid = 0\n", "home.conf:11: id", "1 to 65535" },
+	{ MINIMAL "[export a]\nid = 65536\n", "home.conf:11: id", "1 to 65535" },
+	{ MINIMAL "[export a]\nanonuid = 4294967295\n", "home.conf:11: anonuid", "0 to 4294967294" },
+	{ MINIMAL "[export a]\nanongid = -1\n", "home.conf:11: anongid", "is no number" },
+	{ MINIMAL "[export a]\naccess = rw,sync\n", "home.conf:11: access", "ro, rw" },
+	{ MINIMAL "[export a]\nsquash = yes\n", "home.conf:11: squash", "root, all, none" },
+	{ MINIMAL "[export a]\nsecure = on\n", "home.conf:11: secure", "no, yes" },
+	{ MINIMAL "[export a]\nlisten = [::]:2049\n", "home.conf:11: listen", "no such option in [export]" },
 	{ "[volume]\nbacking = /x\nfence_peer=none\ncontrol_socket = /0123456789012345678901234567890123456789012345678901234567890123456789"
 	  "01234567890123456789012345678901234567890\n" NODES, "home.conf:1: ", "control_socket is longer" },
 };
@@ -168,6 +201,91 @@ START_TEST(a_volume_of_one_node_needs_neither_address_nor_fence)
 	ck_assert_msg(!parse("[volume]\nbacking = /x\n[node alpha]\nnumber = 7\n"), "%s", err);
 	ck_assert_uint_eq(c.self, 7);
 	ck_assert_uint_eq(c.npeers, 0);
+}
+END_TEST
+
+START_TEST(exports_and_their_defaults)
+{
+	ck_assert_msg(!parse(MINIMAL), "%s", err);
+	ck_assert_str_eq(c.nfs_listen, "");
+	ck_assert_int_eq(c.nfs_rpcbind, CONF_RPCBIND_AUTO);
+	ck_assert_uint_eq(c.nexports, 0);
+	ck_assert_msg(!parse(MINIMAL "[nfs]\nlisten = [::]:2049\nrpcbind = no\n[export home]\nclients = *\n[export pub]\npath = /a/pub/\n"
+			     "clients = 10.0.0.0/8, 192.0.2.7\nclients = 2001:db8::/32\naccess = rw\nsquash = all\nanonuid = 0\nanongid = 4294967294\n"
+			     "secure = no\nid = 9\n"), "%s", err);
+	ck_assert_str_eq(c.nfs_listen, "[::]:2049");
+	ck_assert_int_eq(c.nfs_rpcbind, CONF_RPCBIND_NO);
+	ck_assert_uint_eq(c.nexports, 2);
+	const struct conf_export *e = &c.exports[0];
+	ck_assert_str_eq(e->name, "home");
+	ck_assert_str_eq(e->path, "/");
+	ck_assert_uint_eq(e->id, 4166);	/* it stands in handles: it may not change */
+	ck_assert_int_eq(e->access, CONF_ACCESS_RO);
+	ck_assert_int_eq(e->squash, CONF_SQUASH_ROOT);
+	ck_assert_uint_eq(e->anonuid, 65534);
+	ck_assert_uint_eq(e->anongid, 65534);
+	ck_assert_int_eq(e->secure, 1);
+	ck_assert_uint_eq(e->nnets, 1);
+	e++;
+	ck_assert_str_eq(e->path, "/a/pub");
+	ck_assert_uint_eq(e->id, 9);
+	ck_assert_int_eq(e->access, CONF_ACCESS_RW);
+	ck_assert_int_eq(e->squash, CONF_SQUASH_ALL);
+	ck_assert_uint_eq(e->anonuid, 0);
+	ck_assert_uint_eq(e->anongid, 4294967294u);
+	ck_assert_int_eq(e->secure, 0);
+	ck_assert_uint_eq(e->nnets, 3);
+}
+END_TEST
+
+/* A network, as it is shown, and addresses: inside, outside. */
+static const struct { const char *net, *shown, *in, *out; } nets[] = {
+	{ "*", "*", "::1", NULL }, { "*", "*", "::ffff:1.2.3.4", NULL },
+	{ "0.0.0.0/0", "0.0.0.0/0", "::ffff:1.2.3.4", "::1" },
+	{ "10.0.0.0/8", "10.0.0.0/8", "::ffff:10.255.0.1", "::ffff:11.0.0.0" },
+	{ "10.0.0.0/31", "10.0.0.0/31", "::ffff:10.0.0.1", "::ffff:10.0.0.2" },
+	{ "192.0.2.7", "192.0.2.7", "::ffff:192.0.2.7", "::ffff:192.0.2.6" },
+	{ "192.0.2.7/32", "192.0.2.7", "::ffff:192.0.2.7", "::192.0.2.7" },
+	{ "2001:db8::/33", "2001:db8::/33", "2001:db8:7fff::1", "2001:db8:8000::1" },
+	{ "::1", "::1", "::1", "::2" }, { "::ffff:1.2.3.0/120", "1.2.3.0/24", "::ffff:1.2.3.4", "::ffff:1.2.4.4" },
+};
+
+START_TEST(networks)
+{
+	struct conf_net n;
+	char text[CONF_NET_TEXT];
+	unsigned char a[16];
+
+	ck_assert_int_eq(conf_parse_net(nets[_i].net, &n), 0);
+	conf_format_net(&n, text);
+	ck_assert_str_eq(text, nets[_i].shown);
+	ck_assert_int_eq(inet_pton(AF_INET6, nets[_i].in, a), 1);
+	ck_assert(conf_net_has(&n, a));
+	if (nets[_i].out) {
+		ck_assert_int_eq(inet_pton(AF_INET6, nets[_i].out, a), 1);
+		ck_assert(!conf_net_has(&n, a));
+	}
+}
+END_TEST
+
+START_TEST(differences_are_named)
+{
+	static struct volume_conf a;
+	char out[128], small[12];
+
+	ck_assert_msg(!parse(MINIMAL), "%s", err);
+	a = c;
+	ck_assert_msg(!parse(MINIMAL "[export a]\nclients = *\n"), "%s", err);
+	conf_diff(&a, &c, out, sizeof out);
+	ck_assert_str_eq(out, "");
+	ck_assert_msg(!parse("[volume]\nbacking = /srv/home\nqueue = 1GiB\ndurability = sync\nfence_peer = none\n[nfs]\nlisten = a:1\n" NODES), "%s", err);
+	conf_diff(&a, &c, out, sizeof out);
+	ck_assert_str_eq(out, "[volume] durability, [volume] queue, [nfs] listen");
+	conf_diff(&a, &c, small, sizeof small);
+	ck_assert_str_eq(small, "[volume] du");
+	ck_assert_msg(!parse("[volume]\nbacking = /srv/home\n[node alpha]\nnumber = 1\n"), "%s", err);
+	conf_diff(&a, &c, out, sizeof out);
+	ck_assert_str_eq(out, "[node] number, [node] address");
 }
 END_TEST
 
@@ -235,6 +353,9 @@ int main(void)
 	tcase_add_test(t, long_lines_and_nul_bytes_are_refused);
 	tcase_add_test(t, this_node_is_found_by_environment_then_option_then_host);
 	tcase_add_test(t, a_volume_of_one_node_needs_neither_address_nor_fence);
+	tcase_add_test(t, exports_and_their_defaults);
+	tcase_add_loop_test(t, networks, 0, (int)ARRAY_LEN(nets));
+	tcase_add_test(t, differences_are_named);
 	tcase_add_test(t, names_of_volumes);
 	tcase_add_test(t, a_file_is_found_by_name_and_its_hooks_must_be_executable);
 	tcase_add_test(t, the_table_is_sound);

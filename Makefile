@@ -34,7 +34,7 @@ $(O)/deps.mk: .ci/deps
 	@mkdir -p $(O)
 	$(Q).ci/deps $(DEPS_BUILD) $(DEPS_RUN) && echo "# packages are installed" >$@
 
-PKGS := fuse3 lmdb openssl libxxhash libzstd inih jansson
+PKGS := fuse3 lmdb openssl libxxhash libzstd inih jansson libnfs
 CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DTANDEMFS_VERSION='"$(VERSION)"' -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wimplicit-fallthrough $(WERROR)
 CFLAGS += -std=gnu11 $(OPT) $(WARN) $(SAN)

@@ -110,6 +110,7 @@ enum setattr_valid {
 	SET_ATIME_NOW = 1 << 6, SET_MTIME_NOW = 1 << 7,
 	SET_CTIME = 1 << 8,		/* ORIGIN_APPLY and ORIGIN_RESYNC only */
 	SET_KILL_PRIV = 1 << 9,		/* clear setuid/setgid as truncate and chown do for the unprivileged */
+	SET_GUARD = 1 << 10,		/* front ends: only if the object's ctime is still CTIME, else -ECANCELED and nothing changes */
 };
 struct setattr {
 	uint32_t valid;
@@ -124,6 +125,7 @@ struct create {
 	uint64_t rdev;
 	const char *target;		/* symlinks */
 	bool exact;			/* apply: mode as given, no umask, no ACL inheritance */
+	const struct timespec *mtime;	/* NULL = call.stamp */
 };
 
 struct file;				/* an open file of the bottom layer; passed through unchanged */

@@ -214,9 +214,9 @@ static int drop_flags(struct making *m)
 	return fd < 0 ? fd : local_drop_inherited_flags(fd);
 }
 
-static int set_both_times(int fd, bool opath, struct timespec t)
+static int set_both_times(int fd, bool opath, struct timespec atime, struct timespec mtime)
 {
-	const struct timespec ts[2] = { t, t };
+	const struct timespec ts[2] = { atime, mtime };
 	return TRY(opath ? utimensat(fd, "", ts, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) : futimens(fd, ts));
 }
 
@@ -230,7 +230,7 @@ static int dress(struct making *m)
 	if (!err)
 		err = mark_set(l->cfg.handles, best_fd(m), m->id, &m->e);
 	if (!err)
-		err = set_both_times(best_fd(m), m->rw < 0, stamp);
+		err = set_both_times(best_fd(m), m->rw < 0, stamp, m->cr->mtime ? local_clamp_time(l, *m->cr->mtime) : stamp);
 	if (!err && !m->name)
 		err = enter_limbo(m);
 	if (err)

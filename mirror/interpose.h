@@ -47,7 +47,8 @@ struct layer *interpose_layer(struct interpose *ip);
 void interpose_set_writable(struct interpose *ip, bool writable);
 /* The next change or acknowledgement calls open_epoch first. */
 void interpose_want_epoch(struct interpose *ip);
-/* Files open for writing now (demote refuses while there are some). */
+/* Files open for writing now (demote refuses while there are some). Not those of ORIGIN_NFS, which keeps files open that nobody may be using; they must be released
+ * with the same origin. */
 uint64_t interpose_writers(struct interpose *ip);
 
 /* The volume clock: max(local clock, last replicated), rounded down to the granularity; never goes back. */

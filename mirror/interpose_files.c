@@ -9,6 +9,7 @@
 #include <linux/falloc.h>
 #include <string.h>
 
+#include "fs/base/clock.h"
 #include "mirror/interpose_int.h"
 
 /* Emits OP, about the object of tx->eff.attr, when the peers have that. */
@@ -59,11 +60,25 @@ static uint32_t stated(uint32_t valid)
 	return set;
 }
 
-static int setattr_below(struct txn *tx, uint64_t id, struct file *f, const struct setattr *s, struct attr *out)
+/* Is the object's ctime still what the caller saw? */
+static int guarded(struct txn *tx, uint64_t id, struct file *f, struct timespec ctime)
 {
 	struct layer *b = tx->ip->cfg.below;
-	int r = b->ops->setattr(b, &tx->call, id, f, s, out);
+	struct attr a;
+	int r = b->ops->getattr(b, &tx->call, id, f, &a);
 
+	return r ? r : time_cmp(a.ctime, ctime) ? -ECANCELED : 0;
+}
+
+static int setattr_below(struct txn *tx, uint64_t id, struct file *f, const struct setattr *asked, struct attr *out)
+{
+	struct layer *b = tx->ip->cfg.below;
+	struct setattr unguarded = *asked, *s = &unguarded;
+	int r = s->valid & SET_GUARD ? guarded(tx, id, f, s->ctime) : 0;
+
+	s->valid &= ~(uint32_t)SET_GUARD;
+	if (!r)
+		r = b->ops->setattr(b, &tx->call, id, f, s, out);
 	txn_done(tx, r);
 	if (r < 0) {
 		txn_failed(tx, id, 0, 0, 0);
@@ -171,7 +186,7 @@ static int open_writer(struct interpose *ip, struct call *c, uint64_t id, int fl
 	pthread_rwlock_rdlock(&ip->gate);
 	if (ip->writable)
 		r = ip->cfg.below->ops->open(ip->cfg.below, c, id, flags, out);
-	if (r >= 0)
+	if (r >= 0 && c->origin != ORIGIN_NFS)
 		atomic_fetch_add(&ip->writers, 1);
 	pthread_rwlock_unlock(&ip->gate);
 	return r;
@@ -216,7 +231,7 @@ int ip_release(struct layer *l, struct call *c, struct file *f)
 	struct interpose *ip = ip_of(l);
 	uint64_t id = file_id(f);
 
-	if (writes(file_flags(f)))
+	if (writes(file_flags(f)) && c->origin != ORIGIN_NFS)
 		atomic_fetch_sub(&ip->writers, 1);
 	int r = l->below->ops->release(l->below, c, f);
 	if (tmp_closed(ip, id))

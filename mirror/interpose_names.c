@@ -26,10 +26,10 @@ static void txn_flush_child(struct txn *tx)
 }
 
 /* A file that was opened for the caller. */
-static void opened(struct interpose *ip, const struct file *f)
+static void opened(struct txn *tx, const struct file *f)
 {
-	if ((file_flags(f) & O_ACCMODE) != O_RDONLY)
-		atomic_fetch_add(&ip->writers, 1);
+	if ((file_flags(f) & O_ACCMODE) != O_RDONLY && tx->c->origin != ORIGIN_NFS)
+		atomic_fetch_add(&tx->ip->writers, 1);
 }
 
 /* The object was made, but the caller gets an error (nobody confirmed it): nothing is open for him. */
@@ -95,7 +95,7 @@ static int create_below(struct txn *tx, uint64_t parent, const char *name, const
 		return r;
 	}
 	if (out_file && *out_file)
-		opened(tx->ip, *out_file);
+		opened(tx, *out_file);
 	emit_created(tx, parent, name, cr);
 	txn_flush_child(tx);
 	tx->flush[2] = parent;
@@ -142,7 +142,7 @@ static int tmpfile_below(struct txn *tx, uint64_t parent, const struct create *c
 		txn_failed(tx, tx->new_id, 0, 0, 0);
 		return r;
 	}
-	opened(tx->ip, *out_file);
+	opened(tx, *out_file);
 	snprintf(name, sizeof name, "%016llx", (unsigned long long)tx->new_id);
 	emit_created(tx, HANDLE_LIMBO, name, cr);
 	tx->flush[0] = tx->eff.attr.id;

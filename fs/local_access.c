@@ -1,14 +1,16 @@
 /*
- * What the local kernel grants to a caller: it is asked on the object's O_PATH descriptor, by the thread in the caller's place.
+ * What the local kernel grants to a caller.
  *
- * faccessat2(AT_EMPTY_PATH | AT_EACCESS) checks mode bits, ACLs, immutable flags and capabilities with the thread's fsuid, fsgid and groups. These three
- * belong to each thread (raw system calls: glibc's setgroups() would change all threads). Leaving fsuid 0 takes the file capabilities out of
- * the thread's effective set, and coming back restores them: setgroups first, fsuid last, and the other way round on the way back.
+ * An object without an access ACL is judged here, by owner, group and mode bits, as the kernel does it (fs/namei.c, acl_permission_check): one statx.
+ * Whether it has an ACL is looked up once and then known (struct obj).
+ *
+ * All others the kernel is asked about, on the object's O_PATH descriptor, by the thread in the caller's place: faccessat2(AT_EMPTY_PATH | AT_EACCESS) checks
+ * with the thread's fsuid, fsgid, groups and capabilities. These belong to each thread (raw system calls: glibc's setgroups() would change all
+ * threads). Leaving fsuid 0 takes the file capabilities out of the thread's effective set, and coming back restores them: setgroups first, fsuid
+ * last, and the other way round on the way back. Seven system calls, each of which makes new credentials: 25 us where a statx takes 0.5.
  *
  * A failed switch must never let a caller be judged as root: both ids are read back before the kernel is asked. A thread that can't
  * become itself again must not serve anybody: that is tried for a second (the kernel may lack memory), then the process ends.
- *
- * Root is asked about without a switch: its groups don't matter to it.
  */
 #include "fs/local_int.h"
 
@@ -17,6 +19,7 @@
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <time.h>
 
 #ifdef SYS_setgroups32
@@ -142,25 +145,66 @@ static int ask_each(int fd, unsigned want, unsigned *granted)
 	return 0;
 }
 
+static int ask_as(const struct self *self, const struct call *c, int fd, unsigned want, unsigned *granted)
+{
+	if (self->keeps_caps)
+		return -EPERM;
+	int err = set_groups((int)c->ngroups, c->groups);
+	if (err)	/* nothing was changed */
+		return err;
+	err = become(c) ? ask_each(fd, want, granted) : -EPERM;
+	become_self(self);
+	return err;
+}
+
+/* ---- without asking ---- */
+
+static bool has_no_acl(struct obj *o)
+{
+	int unknown = OBJ_ACL_UNKNOWN;
+	if (o->acl == OBJ_ACL_UNKNOWN) {
+		struct fd_path p = fd_path(o->fd);
+		bool none = getxattr(p.s, ACL_XATTR, NULL, 0) < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
+		atomic_compare_exchange_strong(&o->acl, &unknown, none ? OBJ_ACL_NONE : OBJ_ACL_MAYBE);
+	}
+	return o->acl == OBJ_ACL_NONE;
+}
+
+/* Do mode bits decide? The kernel doesn't look at the ACL for the owner, nor when the group bits, which are the ACL's mask, are empty. */
+static bool by_mode(struct obj *o, const struct call *c, const struct statx *stx)
+{
+	return !c->uid || c->uid == stx->stx_uid || !(stx->stx_mode & S_IRWXG) || o->type == S_IFLNK || has_no_acl(o);
+}
+
+/* R_OK, W_OK and X_OK are the bits of rwx. */
+static unsigned mode_grants(const struct call *c, const struct statx *stx)
+{
+	unsigned mode = stx->stx_mode;
+	if (!c->uid)	/* root may all but execute what nobody may */
+		return R_OK | W_OK | (S_ISDIR(mode) || mode & 0111 ? X_OK : 0u);
+	return c->uid == stx->stx_uid ? mode >> 6 : local_in_group(c, stx->stx_gid) ? mode >> 3 : mode;
+}
+
 int local_access(struct layer *layer, struct call *c, uint64_t id, unsigned want, unsigned *granted)
 {
 	struct local *l = to_local(layer);
 	auto_obj struct obj *o = NULL;
+	struct statx stx;
 	*granted = 0;
 	if (c->ngroups > LAYER_GROUPS_MAX || c->uid == (uid_t)-1 || c->gid == (gid_t)-1)
 		return -EINVAL;
 	int err = obj_get(l, id, &o);
+	if (!err)
+		err = local_statx(o->fd, "", &stx);
 	if (err)
 		return err;
-	if (!c->uid && !l->self.uid)
-		return ask_each(o->fd, want, granted);
-	if (l->self.keeps_caps)
-		return -EPERM;
-	err = set_groups((int)c->ngroups, c->groups);
-	if (err)	/* nothing was changed */
-		return err;
-	err = become(c) ? ask_each(o->fd, want, granted) : -EPERM;
-	become_self(&l->self);
+	if (by_mode(o, c, &stx)) {
+		*granted = want & mode_grants(c, &stx);
+		if (stx.stx_attributes & STATX_ATTR_IMMUTABLE)
+			*granted &= ~(unsigned)W_OK;
+		return 0;
+	}
+	err = ask_as(&l->self, c, o->fd, want, granted);
 	if (err)
 		*granted = 0;
 	return err;

@@ -45,6 +45,10 @@ static const uint32_t OBJ_NOCAPS = UINT32_C(1) << 31;	/* beside the HENTRY flags
 
 /* ---- objects ---- */
 
+/* Has the object an access ACL? NONE is surely no: it was looked for, and nobody has begun to set one since (local_setxattr, the only way to get one after
+ * the creation, says MAYBE first). */
+enum obj_acl { OBJ_ACL_UNKNOWN, OBJ_ACL_NONE, OBJ_ACL_MAYBE };
+
 /* An object of the volume and an O_PATH descriptor of it. Refs, opens, dead, lingers, entry, hashed and the links are guarded by the shard's lock. */
 struct obj {
 	struct local *l;
@@ -61,6 +65,7 @@ struct obj {
 	_Atomic bool ours;		/* and made by local_tmpfile(): goes with its last open. A replayed one goes by an op */
 	_Atomic bool defacl;		/* a directory with a default ACL */
 	_Atomic bool nocaps;		/* surely without security.capability: made here, and nobody has tried to set one since */
+	_Atomic int acl;		/* enum obj_acl */
 	struct obj *next;		/* in its bucket */
 	struct obj *prev_idle, *next_idle;
 };
@@ -241,6 +246,8 @@ int local_drop_inherited_flags(int fd);
 int local_setflags(struct layer *layer, struct call *c, uint64_t id, uint32_t flags);
 
 /* ---- access ---- */
+
+#define ACL_XATTR "system.posix_acl_access"
 
 int self_init(struct self *s);
 void self_free(struct self *s);

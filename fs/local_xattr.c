@@ -138,6 +138,8 @@ int local_setxattr(struct layer *layer, struct call *c, uint64_t id, const char 
 		return err;
 	if (!strcmp(name, CAPS_XATTR))
 		o->nocaps = false;
+	if (!strcmp(name, ACL_XATTR))
+		o->acl = OBJ_ACL_MAYBE;
 	struct fd_path p = fd_path(o->fd);
 	auto_lifted struct lifted lf = lift_init(l, c, id, 0);
 	err = TRY_LIFT(&lf, setxattr(p.s, name, value, size, flags));

@@ -245,6 +245,7 @@ static void do_drain(struct node *n)
 {
 	struct core_event e = { .type = EV_DRAINED };
 	stream_unfollow(n);
+	take_state(n);
 	e.lsn = node_lsn(n);
 	e.seq = atomic_load(&n->applied_seq);
 	node_event(n, &e);
@@ -360,8 +361,14 @@ static void *worker_thread(void *arg)
 
 	pthread_mutex_lock(&n->job_mu);
 	for (;;) {
-		while (!n->jobs && !n->worker_stop)
+		while (!n->jobs && !n->give_due && !n->worker_stop)
 			pthread_cond_wait(&n->job_cond, &n->job_mu);
+		if (n->give_due) {
+			pthread_mutex_unlock(&n->job_mu);
+			give_due(n);
+			pthread_mutex_lock(&n->job_mu);
+			continue;
+		}
 		struct job *j = n->jobs;
 		if (!j)
 			break;
@@ -443,6 +450,7 @@ static void self_hello(void *arg, struct hello *h)
 
 	pthread_mutex_lock(&n->core_mu);
 	h->flags = core_flags(&n->core);
+	h->features = FEATURE_STATE;
 	h->incarnation = s->incarnation;
 	h->epoch = state_epoch(s);
 	h->sync_set = s->sync_set;
@@ -550,6 +558,8 @@ static void on_message(void *arg, unsigned peer, const struct msg *m)
 	case FRAME_BARRIER: on_barrier(n, peer, &m->barrier); return;
 	case FRAME_REPORT: n->resync.report(n->resync.arg, peer, &m->report); return;
 	case FRAME_OPENED: node_stream_opened(n, peer, &m->opened); return;
+	case FRAME_STATE_ASK: give_asked(n, peer, m->id); return;
+	case FRAME_STATE: take_heard(n, peer, &m->state); return;
 	case FRAME_OPEN: e.type = EV_MSG_OPEN; break;
 	case FRAME_OUTDATE: e.type = EV_MSG_OUTDATE; break;
 	case FRAME_OUTDATED: e.type = EV_MSG_OUTDATED; break;
@@ -980,6 +990,9 @@ int node_new(const struct node_config *cfg, struct node **out)
 	cond_init_mono(&n->settle_cond);
 	cond_init_mono(&n->hook_cond);
 	pthread_mutex_init(&n->answer_mu, NULL);
+	pthread_mutex_init(&n->take_mu, NULL);
+	cond_init_mono(&n->take_cond);
+	n->take.last = &n->take.first;
 	pthread_mutex_init(&n->stream_mu, NULL);
 	pthread_mutex_init(&n->ack_mu, NULL);
 	cond_init_mono(&n->ack_cond);
@@ -1137,6 +1150,8 @@ void node_free(struct node *n)
 	pthread_cond_destroy(&n->settle_cond);
 	pthread_cond_destroy(&n->hook_cond);
 	pthread_mutex_destroy(&n->answer_mu);
+	pthread_mutex_destroy(&n->take_mu);
+	pthread_cond_destroy(&n->take_cond);
 	pthread_cond_destroy(&n->ack_cond);
 	free(n);
 }

@@ -49,10 +49,24 @@ enum node_role_event {
 	NODE_ROLE_LEFT,				/* service address away if it isn't, old connections aborted, then read-only */
 };
 
+/*
+ * The state of a room above, which belongs to the volume (the NFS server's: locks, answers to calls). A node that is to be primary and whose state is not
+ * complete (its daemon was restarted, and has followed nobody since) takes it from a level standby first, before it serves: see node_take.c.
+ * All from the node's worker.
+ */
+struct node_above {
+	bool (*complete)(void *arg);
+	/* All of it, SEND for each part (STATE_PART_MAX). 0 or what SEND returned. */
+	int (*give)(void *arg, int (*send)(void *to, const void *data, size_t len), void *to);
+	int (*take)(void *arg, const void *data, size_t len);	/* a part of it; -EBADMSG: can't be right */
+	void *arg;
+};
+
 struct node_config {
 	struct core_config core;
 	void (*role)(void *arg, enum node_role_event e);	/* NULL = nobody wants to know */
 	void *role_arg;
+	struct node_above above;		/* all NULL: there is none */
 	const char *volume;			/* name, for hooks */
 	const char *listen;			/* "" = alone */
 	bool compress;				/* data on streams, where it pays */

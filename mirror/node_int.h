@@ -52,6 +52,15 @@ struct receiver {
 	uint64_t expect;			/* next seq */
 };
 
+/* The state that is being taken from a peer. */
+struct take {
+	unsigned peer;
+	uint64_t id;				/* of the question; 0 = none */
+	struct part *first, **last;		/* owned */
+	size_t bytes;
+	bool ended;				/* nothing more is accepted */
+};
+
 struct node {
 	struct node_config cfg;
 	struct interpose *ip;
@@ -79,6 +88,8 @@ struct node {
 	bool record_wanted;
 	struct job *jobs, **jobs_last;
 	_Atomic unsigned njobs;
+	uint64_t give[NODE_MAX + 1];		/* questions for our state, by peer; 0 = none */
+	bool give_due;				/* there is one */
 	uint64_t settle_wanted;			/* number of the newest ACT_SETTLE; 0 = none */
 	unsigned fence_hooks;			/* that run: they answer to us */
 	bool worker_stop, recorder_stop;
@@ -92,6 +103,10 @@ struct node {
 
 	pthread_mutex_t answer_mu;		/* held while an answer is put into the outbox: it goes to whom it is for, with its numbers */
 	unsigned stream_peer;			/* whose stream our positions and barriers belong to; 0 = none. Guarded by answer_mu */
+
+	pthread_mutex_t take_mu;		/* guards take; a leaf */
+	pthread_cond_t take_cond;
+	struct take take;
 
 	/* where the stream is: written by the applier, or under the queue's order */
 	_Atomic uint64_t base_seq;		/* seq of the current epoch's LSN 0 */
@@ -128,6 +143,13 @@ void *node_ack_thread(void *node);
 void node_ack_poke(struct node *n, bool prompt);
 /* Sends M to the node whose stream is being applied. 0, -ENOTCONN. */
 int stream_answer(struct node *n, const struct msg *m);
+
+/* node_take.c. From the worker: */
+void take_state(struct node *n);
+void give_due(struct node *n);
+/* From the links: a question, an answer. */
+void give_asked(struct node *n, unsigned peer, uint64_t id);
+void take_heard(struct node *n, unsigned peer, const struct state_msg *m);
 
 /* node_hook.c */
 void hook_fence(struct node *n, unsigned peer, uint64_t number, bool stop);	/* answers with EV_FENCED */

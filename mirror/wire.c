@@ -437,6 +437,19 @@ static void get_switched(struct dec *d, struct msg *m)
 	get_reason(d, m->switched.reason, sizeof m->switched.reason);
 }
 
+static void put_state(struct enc *e, const struct msg *m)
+{
+	assert(m->state.len <= STATE_PART_MAX);
+	enc_u64(e, m->state.id);
+	enc_bytes32(e, m->state.data, m->state.len);
+}
+
+static void get_state(struct dec *d, struct msg *m)
+{
+	m->state.id = dec_u64(d);
+	m->state.data = dec_bytes32(d, STATE_PART_MAX, &m->state.len);
+}
+
 static void put_goodbye(struct enc *e, const struct msg *m)
 {
 	enc_u8(e, m->goodbye.handover);
@@ -544,6 +557,7 @@ static const struct {
 	[FRAME_GOODBYE] = { put_goodbye, get_goodbye }, [FRAME_REPORT] = { put_report, get_report }, [FRAME_JOIN] = { put_join, get_join },
 	[FRAME_JOINED] = { put_joined, get_joined }, [FRAME_SWITCHOVER] = { put_switchover, get_switchover },
 	[FRAME_SWITCHED] = { put_switched, get_switched }, [FRAME_TAKE_BACK] = { put_id, get_id }, [FRAME_TAKEN_BACK] = { put_done, get_done },
+	[FRAME_STATE_ASK] = { put_id, get_id }, [FRAME_STATE] = { put_state, get_state },
 };
 
 int msg_encode(struct enc *e, const struct msg *m)

@@ -25,12 +25,14 @@ enum {
 	FRAME_ZSTD = 1 << 0,		/* flags: the data are one zstd frame */
 	LINEAGE_MAX = 64,
 	REASON_MAX = 200,
+	STATE_PART_MAX = 60 << 10,	/* bytes in a FRAME_STATE */
 };
 
 enum frame_kind {
 	FRAME_HELLO = 1, FRAME_HEARTBEAT, FRAME_ACK, FRAME_BARRIER, FRAME_OPEN, FRAME_OPENED, FRAME_OUTDATE, FRAME_OUTDATED, FRAME_RECORD, FRAME_RECORDED,
 	FRAME_LEVEL, FRAME_LEVELLED, FRAME_GOODBYE, FRAME_REPORT, FRAME_JOIN, FRAME_JOINED, FRAME_SWITCHOVER, FRAME_SWITCHED, FRAME_TAKE_BACK, FRAME_TAKEN_BACK,
-	FRAME_CONTROL_LAST = FRAME_TAKEN_BACK,
+	FRAME_STATE_ASK, FRAME_STATE,
+	FRAME_CONTROL_LAST = FRAME_STATE,
 	FRAME_OP = 64,			/* stream only */
 };
 
@@ -62,10 +64,14 @@ enum node_flags {			/* as a node says of itself */
 	NODE_DISCARD = 1 << 8,		/* a person said: follow the other, keep my versions in lost/ */
 };
 
+enum node_feature {
+	FEATURE_STATE = 1 << 0,		/* answers FRAME_STATE_ASK */
+};
+
 struct hello {
 	uint8_t kind;			/* enum hello_kind */
 	uint16_t version_min, version_max;
-	uint64_t features;
+	uint64_t features;		/* enum node_feature */
 	unsigned char uuid[UUID_LEN];
 	uint8_t node;
 	uint64_t instance;		/* random, one per life of a daemon */
@@ -100,6 +106,7 @@ struct record_msg { uint64_t id; uint16_t sync_set; struct epoch epoch; uint64_t
 struct record_done { uint64_t id; int32_t err; };
 struct switchover_msg { uint64_t id; uint8_t node; };		/* to the primary: NODE shall be primary, 0 = the one that is level */
 struct switched_msg { uint64_t id; int32_t err; char reason[REASON_MAX]; };	/* its answer */
+struct state_msg { uint64_t id; const void *data; size_t len; };	/* DATA: borrowed (decoded: from the frame); nothing: there is none */
 struct goodbye { uint8_t handover; char reason[REASON_MAX]; };
 enum report_kind { REPORT_DIRTY = 1, REPORT_MISSING, REPORT_BUILT, REPORT_XATTR, REPORT_DATA, REPORT_ENDED };
 struct report { uint8_t kind; uint64_t seq, id, parent; char name[256]; uint64_t off, len, bits; };
@@ -114,8 +121,8 @@ struct msg {
 		struct hello hello; struct heartbeat heartbeat; struct ack ack; struct barrier barrier; struct open_msg open; struct opened_msg opened;
 		struct record_msg record; struct record_done record_done;	/* FRAME_RECORDED, OUTDATED, LEVELLED, TAKEN_BACK: record_done */
 		struct switchover_msg switchover; struct switched_msg switched;
-		struct goodbye goodbye; struct report report; struct join_msg join; struct joined_msg joined;
-		uint64_t id;		/* FRAME_OUTDATE, FRAME_LEVEL: request number; FRAME_TAKE_BACK: number of the handover */
+		struct state_msg state; struct goodbye goodbye; struct report report; struct join_msg join; struct joined_msg joined;
+		uint64_t id;		/* FRAME_OUTDATE, FRAME_LEVEL, FRAME_STATE_ASK: request number; FRAME_TAKE_BACK: number of the handover */
 	};
 };
 /* Appends the meta of M. 0 or -ENOMEM. */

@@ -24,7 +24,7 @@ endif
 DEPS_BUILD := gcc pkg-config libc6-dev libfuse3-dev liblmdb-dev libssl-dev libxxhash-dev libzstd-dev libinih-dev libjansson-dev libnfs-dev
 DEPS_RUN := fuse3
 DEPS_CHECK := check clang clang-tidy cppcheck mandoc e2fsprogs xfsprogs btrfs-progs acl attr fuse3 iproute2 util-linux procps sqlite3 git rsync perl psmisc stress-ng dbench \
-	python3 jq tcpdump tar xz-utils libjansson-dev
+	python3 jq nfs-ganesha nfs-ganesha-vfs tcpdump tar xz-utils libjansson-dev
 
 # Missing packages are installed before anything else: make remakes the included file, and starts over. Cleaning needs none.
 ifneq ($(filter-out clean help uninstall,$(or $(MAKECMDGOALS),all)),)

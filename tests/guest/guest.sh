@@ -24,7 +24,7 @@ run_in_guest() {
 	local script status file=$1
 	shift
 	script=$(mktemp "${TMPDIR:-/tmp}/tandemfs-guest-script.XXXXXX")
-	sed "s,@TOP@,$TOP,g; s,@O@,$O,g" "$file" >"$script"
+	sed "s,@TOP@,$TOP,g; s,@O@,$O,g; s,@SERVER@,${SERVER:-},g" "$file" >"$script"
 	"$TOP/tests/guest/run.sh" "$@" "$script"
 	status=$?
 	rm -f "$script"

@@ -30,8 +30,9 @@ done
 mkdir /run/etc
 cp -a /etc/{passwd,group,nsswitch.conf,hosts,protocols,services,rpc,ld.so.cache,ld.so.conf,ld.so.conf.d} "$GUEST_ROOT"/etc/{netconfig,rpc} /run/etc/ 2>/dev/null
 mount --bind /run/etc /etc
-mkdir /etc/exports.d /etc/nfs.conf.d /etc/tandemfs
+mkdir /etc/exports.d /etc/nfs.conf.d /etc/ganesha /etc/tandemfs
 touch /etc/exports
+ln -s /proc/self/mounts /etc/mtab
 mkdir -p /mnt/nfs /var/lib/nfs/{sm,sm.bak,v4recovery,nfsdcld,rpc_pipefs}
 touch /var/lib/nfs/{etab,rmtab,state}
 ln -sf /proc/mounts /run/mtab

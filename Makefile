@@ -157,4 +157,4 @@ help:
 .PHONY: all unit unit-build tools check clang-build asan-build tsan-build fuzz-build fuzz-targets asan tsan fuzz demo bench lint deps docs \
 	install uninstall clean help
 .DELETE_ON_ERROR:
--include $(shell find $(O) \( -path $(O)/clang -o -path $(O)/asan -o -path $(O)/tsan -o -path $(O)/fuzz \) -prune -o -name '*.d' -print 2>/dev/null)
+-include $(shell find $(O) \( -path $(O)/clang -o -path $(O)/asan -o -path $(O)/tsan -o -path $(O)/fuzz -o -path $(O)/guest \) -prune -o -name '*.d' -type f -print 2>/dev/null)

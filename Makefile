@@ -74,7 +74,7 @@ $(O)/tests/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/libtandemfs.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer -MMD -MP -MF $@.d -o $@ $< $(O)/libtandemfs.a $(LDFLAGS) $(LDLIBS)
 # libnfs is the independent NFS client.
-$(O)/tests/tools/nfsclient: TOOL_LIBS := -lnfs
+$(O)/tests/tools/nfsclient $(O)/tests/tools/nfsuser: TOOL_LIBS := -lnfs
 unit-build: $(UNIT)
 fuzz-targets: $(FUZZ)
 tools: $(TOOLS)

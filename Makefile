@@ -25,6 +25,7 @@ DEPS_BUILD := gcc pkg-config libc6-dev libfuse3-dev liblmdb-dev libssl-dev libxx
 DEPS_RUN := fuse3
 DEPS_CHECK := check clang clang-tidy cppcheck mandoc e2fsprogs xfsprogs btrfs-progs acl attr fuse3 iproute2 util-linux procps sqlite3 git rsync perl psmisc stress-ng dbench \
 	python3 jq nfs-ganesha nfs-ganesha-vfs tcpdump tar xz-utils libjansson-dev
+DEPS_BENCH := nfs-ganesha nfs-ganesha-vfs rpcbind
 
 # Missing packages are installed before anything else: make remakes the included file, and starts over. Cleaning needs none.
 ifneq ($(filter-out clean help uninstall,$(or $(MAKECMDGOALS),all)),)
@@ -116,7 +117,7 @@ fuzz: fuzz-build
 	$(Q)O=$(O) FUZZ_TIME=$(if $(filter file,$(origin FUZZ_TIME)),300,$(FUZZ_TIME)) tests/run tests/fuzz/90-fuzz.sh
 demo: all tools
 	$(Q)O=$(O) tests/demo/demo.sh
-bench: all tools
+bench: $(O)/deps-bench all tools
 	$(Q)O=$(O) ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' tests/bench/bench.sh
 lint: $(O)/deps-check all
 	$(Q)O=$(O) tests/run $(sort $(wildcard tests/lint/[0-9][0-9]-*.sh))
@@ -126,6 +127,10 @@ deps:
 $(O)/deps-check: .ci/deps
 	@mkdir -p $(O)
 	$(Q).ci/deps $(DEPS_CHECK) && touch $@
+
+$(O)/deps-bench: .ci/deps
+	@mkdir -p $(O)
+	$(Q).ci/deps $(DEPS_BENCH) && touch $@
 
 # ---- documents and installation ----
 # Puts the texts of the tables of options and sub-commands into the man pages; the lint check fails when they are behind.

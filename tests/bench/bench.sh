@@ -1,6 +1,7 @@
 #!/bin/bash
 # bench.sh: one line per measure: NAME<TAB>VALUE<TAB>UNIT<TAB>RATIO<TAB>AGAINST WHAT; lines that begin with "#" say what was checked.
 #
+# The NFS server's measures are in nfs.sh.
 # ROUNDS=n (default 3): every measure is taken n times on every contestant, alternating; values are medians. ONLY=pattern: only the measures whose name
 # contains it. RATIO is value/reference for rates and reference/value for times: more is better, 1 is as good. All file systems are ext4 (the
 # standby's too) on images in memory when there is room: what shows is CPU, not this machine's disk.
@@ -19,6 +20,7 @@ RESULTS=$TMP/results
 : >"$RESULTS"
 export LAB_SIZE=${LAB_SIZE:-1200}
 lab_extra_cleanup() {
+	ganesha_down
 	umount -l "$TMP/floor.mnt" "$TMP/floor.fs" "$TMP/native.fs"
 }
 die() {
@@ -84,13 +86,16 @@ median() { # CONTESTANT MEASURE
 	awk -F'\t' -v c="$1" -v m="$2" '$1 == c && $2 == m { print $3 }' "$RESULTS" | sort -g | awk '{ v[NR] = $1 } END { if (NR) print v[int((NR + 1) / 2)] }'
 }
 unit() { awk -F'\t' -v m="$1" '$2 == m { print $4; exit }' "$RESULTS"; }
+# shellcheck source=tests/bench/nfs.sh
+. "$here/nfs.sh"
+export LAB_OPTIONS=$NFS_OPTIONS
 row() { # CONTESTANT MEASURE REFERENCE
 	local v r u
 	wanted "$1_$2" || return 0
 	v=$(median "$1" "$2") r=$(median "$3" "$2") u=$(unit "$2")
 	[ -n "$v" ] && [ -n "$r" ] || return 0
 	awk -v n="$1_$2" -v v="$v" -v r="$r" -v u="$u" -v w="$3" 'BEGIN {
-		ratio = u == "us" || u == "ms" ? r / v : v / r
+		ratio = u == "us" || u == "ms" || u == "ms/GiB" || u == "MiB" ? r / v : v / r
 		printf "%s\t%s\t%s\t%.2f\t%s (%s)\n", n, v, u, ratio, w, r }'
 }
 
@@ -110,6 +115,8 @@ for _ in $(seq "$ROUNDS"); do
 done
 for m in $DATA $META1 $META4 $TREE; do row alone "$m" floor; done
 
+nfs_alone
+
 # -- the pair --
 lab_down
 rm -f "$IMAGES/alpha.img" "$IMAGES/beta.img"
@@ -125,6 +132,7 @@ proof() { # after each mirrored row
 }
 tar -xf "$TMP/tree.tar" -C "$(mnt alpha)"	# something to compare
 for _ in $(seq "$ROUNDS"); do measure pair "$(mnt alpha)" -k; done
+nfs_pair
 for m in create_1 create_4; do
 	wanted "pair_$m" || continue
 	row pair "$m" floor

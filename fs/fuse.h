@@ -50,5 +50,8 @@ void fuse_front_free(struct fuse_front *f);
 
 /* Waits until the kernel has dropped what the changes told so far made stale. Hold no lock: the kernel may wait for a request of ours. */
 void fuse_front_settle(struct fuse_front *f);
+/* Before somebody else changes bytes [OFF, OFF+LEN) of object ID (LEN 0: to the end): when it is open for writing here, what programs have written into mappings of that
+ * range goes down to the layers first. Hold no lock: it comes as ordinary writes. Cheap when nothing is open for writing. */
+void fuse_front_flush_range(struct fuse_front *f, uint64_t id, uint64_t off, uint64_t len);
 
 #endif

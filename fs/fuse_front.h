@@ -16,6 +16,7 @@ enum {
 	/* A WRITE at least this long is handed down with its receive block as owner, so that a queue may keep it without a copy. A short one
 	 * would pin a whole block for a few bytes. */
 	FUSE_SHARE_MIN = 256 << 10,
+	FUSE_WRITERS = 1024,
 };
 
 struct inval;
@@ -46,6 +47,7 @@ struct fuse_front {
 	pthread_mutex_t wait_mu;
 	pthread_mutex_t open_mu;	/* guards the list of what is open, and fh.owners of all files */
 	struct fh *open;
+	_Atomic unsigned writers[FUSE_WRITERS];		/* files open for writing, by hash of the id: 0 = certainly none */
 };
 
 /* One thread: the request that it works on. */
@@ -79,6 +81,9 @@ void fuse_reply(fuse_req_t req, int err);
 void fuse_call_of(fuse_req_t req, struct call *c);
 /* The worker's reply buffer, or NULL (no memory). */
 unsigned char *fuse_out(void);
+
+/* How many files whose ids have the hash of ID are open for writing. */
+static inline _Atomic unsigned *fuse_writers(struct fuse_front *f, uint64_t id) { return &f->writers[(id ^ id >> 20) % FUSE_WRITERS]; }
 
 /* ---- fuse_ops.c ---- */
 extern const struct fuse_lowlevel_ops fuse_ops;

@@ -237,3 +237,10 @@ void inval_settle(struct inval *v)
 		pthread_cond_wait(&v->settled, &v->mu);
 	pthread_mutex_unlock(&v->mu);
 }
+
+/* The kernel launders dirty pages of the range (their contents come as WRITEs, served by other threads) before it drops them. */
+void fuse_front_flush_range(struct fuse_front *f, uint64_t id, uint64_t off, uint64_t len)
+{
+	if (atomic_load(fuse_writers(f, id)) && off <= INT64_MAX)
+		report("a range", id, fuse_lowlevel_notify_inval_inode(f->se, id, (off_t)off, len > INT64_MAX - off ? 0 : (off_t)len));
+}

@@ -354,6 +354,8 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 
 /* ---- open files ---- */
 
+static bool is_writer(const struct fh *h) { return h->file && (file_flags(h->file) & O_ACCMODE) != O_RDONLY; }
+
 static int fh_new(struct fuse_front *f, struct file *file, struct dir *dir, struct fuse_file_info *fi)
 {
 	struct fh *h = calloc(1, sizeof *h);
@@ -369,6 +371,8 @@ static int fh_new(struct fuse_front *f, struct file *file, struct dir *dir, stru
 		h->next->prev = &h->next;
 	f->open = h;
 	pthread_mutex_unlock(&f->open_mu);
+	if (is_writer(h))
+		atomic_fetch_add(fuse_writers(f, file_id(file)), 1);
 	fi->fh = (uintptr_t)h;
 	return 0;
 }
@@ -383,6 +387,8 @@ static int fh_close(struct fuse_front *f, struct call *c, struct fh *h)
 	if (h->next)
 		h->next->prev = h->prev;
 	pthread_mutex_unlock(&f->open_mu);
+	if (is_writer(h))
+		atomic_fetch_sub(fuse_writers(f, file_id(h->file)), 1);
 	r = h->dir ? l->ops->releasedir(l, c, h->dir) : l->ops->release(l, c, h->file);
 	free(h);
 	return r;

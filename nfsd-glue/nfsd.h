@@ -21,12 +21,14 @@
 #include "mirror/apply.h"
 #include "mirror/interpose.h"
 #include "nfsd-glue/clients.h"
+#include "nfsd-glue/exports.h"
 
 enum nfsd_role { NFSD_STANDBY, NFSD_CHANGING, NFSD_PRIMARY };
 
-/* All borrowed, longer than the server lives, but CONF (copied). */
+/* All borrowed, longer than the server lives. */
 struct nfsd_config {
 	const struct volume_conf *conf;
+	struct exports *exports;
 	struct layer *top;
 	struct lock_table *locks;
 	struct observers *observers;
@@ -55,8 +57,6 @@ void nfsd_role(struct nfsd *n, enum nfsd_role role);
 void nfsd_flush_failed(struct nfsd *n);
 /* The state for PEER, before it counts as level (replica.h). */
 int nfsd_snapshot(struct nfsd *n, unsigned peer);
-/* The exports of CONF are in force from now on. */
-int nfsd_reload(struct nfsd *n, const struct volume_conf *conf);
 /* No call is answered any more when this returns; locks and state stay until nfsd_free. */
 void nfsd_stop(struct nfsd *n);
 void nfsd_free(struct nfsd *n);		/* NULL is fine */
@@ -64,7 +64,7 @@ void nfsd_free(struct nfsd *n);		/* NULL is fine */
 struct nfsd_status {
 	uint16_t port;
 	unsigned connections, files;		/* open files kept */
-	uint64_t clients, mounts, calls, refused_handles, replay_hits, replay_entries, locks, exports;
+	uint64_t clients, mounts, calls, refused_handles, replay_hits, replay_entries, locks;
 	bool complete;				/* the replicated state is all there */
 };
 void nfsd_status(struct nfsd *n, struct nfsd_status *out);

@@ -22,7 +22,9 @@
  *   "sync_set":["alpha","beta"], "durability":"commit", "security":"tls",
  *   "risks":["fence_peer = none: …"],
  *   "mount":{"point":"/srv/home","open_writers":3},
- *   "nfs":{"listen":"[::]:2049","exports":2},                                   listen: "" = no NFS server
+ *   "nfs":{"listen":"[::]:2049","exports":2,                                   listen: "" = no NFS server, and nothing but these two
+ *          "port":2049,"clients":3,"connections":3,"mounts":2,"calls":123,"files":4,"locks":0,"refused_handles":0,
+ *          "replay_hits":0,"replay_entries":17,"state_complete":true},           clients: of all nodes; files: kept open
  *   "queue":{"bytes":0,"max":67108864}, "ops":123, "bytes":456,
  *   "handles":{"count":100,"rebuilding":false}, "pid":4711, "uptime_ms":1,
  *   "peers":[{"name":"beta","number":2,"address":"10.0.0.2:7400","connected":true, "primary":false, "in_sync_set":true,

@@ -25,12 +25,19 @@ enum { FILES_MAX = 1 << 20 };
 
 /* ---- resync, by peer ---- */
 
+static int resync_snapshot(void *arg, unsigned peer)
+{
+	struct daemon *d = arg;
+	return d->nfsd ? nfsd_snapshot(d->nfsd, peer) : 0;
+}
+
 static int resync_begin(void *arg, unsigned peer, bool full)
 {
 	struct daemon *d = arg;
 	struct resync_config c = {
 		.peer = peer, .full = full, .local = d->fault ? d->fault : d->volume.local, .bottom = d->volume.local, .locks = d->volume.locks,
 		.handles = d->volume.handles, .ip = d->ip, .queue = d->queue, .done = node_compared, .arg = d->node,
+		.snapshot = resync_snapshot, .snapshot_arg = d,
 	};
 	auto_lock(&d->resync_mu);
 	if (d->resync[peer])
@@ -102,6 +109,32 @@ static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 	return node_stream_epoch(((struct daemon *)arg)->node, e, seq, prev);
 }
 
+static int d_open_epoch(void *arg) { return node_open_epoch(((struct daemon *)arg)->node); }
+static void d_restate(void *arg, const uint64_t *ids, unsigned n) { node_restate(((struct daemon *)arg)->node, ids, n); }
+static void d_room(void *arg, uint64_t *bytes, uint64_t *inodes) { node_room(((struct daemon *)arg)->node, bytes, inodes); }
+static void d_flush_failed(void *arg, uint64_t id, int err)
+{
+	struct daemon *d = arg;
+	node_flush_failed(d->node, id, err);
+	if (d->nfsd)
+		nfsd_flush_failed(d->nfsd);
+}
+
+static void d_role(void *arg, enum node_role_event e)
+{
+	static const enum nfsd_role roles[] = {
+		[NODE_ROLE_TAKING] = NFSD_CHANGING, [NODE_ROLE_TAKING_OVER] = NFSD_CHANGING, [NODE_ROLE_NOT_TAKEN] = NFSD_STANDBY,
+		[NODE_ROLE_PRIMARY] = NFSD_PRIMARY, [NODE_ROLE_CHANGING] = NFSD_CHANGING, [NODE_ROLE_KEPT] = NFSD_PRIMARY,
+		[NODE_ROLE_LEFT] = NFSD_STANDBY,
+	};
+	struct daemon *d = arg;
+	if (d->nfsd)
+		nfsd_role(d->nfsd, roles[e]);
+}
+
+static void d_settle(void *front) { fuse_front_settle(front); }
+static void d_flush_range(void *front, uint64_t id, uint64_t off, uint64_t len) { fuse_front_flush_range(front, id, off, len); }
+
 static void unmounted(void *arg)
 {
 	log_info("fuse: unmounted");
@@ -159,7 +192,7 @@ static int build_node(struct daemon *d)
 		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
 		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
 		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,
-		.queue = d->queue,
+		.queue = d->queue, .role = d_role, .role_arg = d,
 	};
 	for (unsigned p = 1; p <= NODE_MAX; p++) {
 		if (!c->nodes[p].number)
@@ -178,8 +211,8 @@ static int build_mirror(struct daemon *d)
 	struct layer *below = d->fault ? d->fault : v->local;
 	struct interpose_config ic = {
 		.below = below, .locks = v->locks, .handles = v->handles, .queue = d->queue, .observers = &d->observers,
-		.durability = (enum durability)d->conf->durability, .time_gran_ns = v->state.limits.time_gran_ns, .open_epoch = node_open_epoch,
-		.restate = node_restate, .room = node_room, .flush_failed = node_flush_failed, .arg = d->node,
+		.durability = (enum durability)d->conf->durability, .time_gran_ns = v->state.limits.time_gran_ns, .open_epoch = d_open_epoch,
+		.restate = d_restate, .room = d_room, .flush_failed = d_flush_failed, .arg = d,
 	};
 	struct apply_config ac = {
 		.local = below, .bottom = v->local, .locks = v->locks, .handles = v->handles, .observers = &d->observers,
@@ -213,6 +246,18 @@ static int build_front(struct daemon *d)
 	return fuse_front_new(&fc, &d->front);
 }
 
+static int build_nfsd(struct daemon *d)
+{
+	const struct state *s = &d->volume.state;
+	struct nfsd_config nc = {
+		.conf = d->conf, .exports = d->exports, .top = interpose_layer(d->ip), .locks = d->flocks, .observers = &d->observers, .ip = d->ip,
+		.apply = d->apply, .queue = d->queue, .limits = &s->limits, .mac_key = s->mac_key, .generation = s->generation,
+		.node = d->conf->self, .state_dir_fd = d->volume.state_fd, .settle = d_settle, .flush_range = d_flush_range, .arg = d->front,
+	};
+	memcpy(nc.uuid, s->uuid, sizeof nc.uuid);
+	return d->conf->nfs_listen[0] ? nfsd_new(&nc, &d->nfsd) : 0;
+}
+
 static int build(struct daemon *d)
 {
 	struct volume_hooks hooks = { may_adopt, adopted, d };
@@ -238,6 +283,8 @@ static int build(struct daemon *d)
 		r = build_front(d);
 	if (!r)
 		r = exports_new(d->conf, &d->exports);
+	if (!r)
+		r = build_nfsd(d);
 	return r;
 }
 
@@ -361,6 +408,8 @@ static int start(struct daemon *d)
 	}
 	d->node_started = true;
 	r = fuse_front_run(d->front);
+	if (!r && d->nfsd && (r = nfsd_start(d->nfsd)))
+		return r;
 	if (!r)
 		r = control_server_start(d->conf->control_socket, daemon_control, d, &d->control);
 	if (r) {
@@ -373,8 +422,11 @@ static int start(struct daemon *d)
 	return 0;
 }
 
+/* NFS calls end first, while peers still confirm them. Its tables take what is applied to the last, and its open files belong to the layers. */
 static void take_down(struct daemon *d)
 {
+	if (d->nfsd)
+		nfsd_stop(d->nfsd);
 	if (d->node_started)
 		node_stop(d->node);
 	if (d->control)
@@ -385,6 +437,7 @@ static void take_down(struct daemon *d)
 		resync_sink_free(d->sink);
 	if (d->apply)
 		apply_free(d->apply);
+	nfsd_free(d->nfsd);
 	if (d->front)			/* what is applied to the last is told to it, and requests ask for it */
 		fuse_front_free(d->front);
 	if (d->ip)

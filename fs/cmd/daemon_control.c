@@ -122,6 +122,25 @@ static json_t *peer_object(struct daemon *d, const struct node_status *s, unsign
 	return o;
 }
 
+static json_t *nfs_object(struct daemon *d)
+{
+	json_t *o = json_pack("{s:s,s:i}", "listen", d->conf->nfs_listen, "exports", (int)exports_count(d->exports));
+	struct nfsd_status s;
+
+	if (!d->nfsd)
+		return o;
+	nfsd_status(d->nfsd, &s);
+	const struct { const char *name; uint64_t value; } counts[] = {
+		{ "port", s.port }, { "clients", s.clients }, { "connections", s.connections }, { "mounts", s.mounts }, { "calls", s.calls },
+		{ "files", s.files }, { "locks", s.locks }, { "refused_handles", s.refused_handles }, { "replay_hits", s.replay_hits },
+		{ "replay_entries", s.replay_entries },
+	};
+	for (unsigned i = 0; i < ARRAY_LEN(counts); i++)
+		json_object_set_new(o, counts[i].name, json_integer((json_int_t)counts[i].value));
+	json_object_set_new(o, "state_complete", json_boolean(s.complete));
+	return o;
+}
+
 static json_t *status_object(struct daemon *d)
 {
 	const struct volume_conf *c = d->conf;
@@ -150,7 +169,7 @@ static json_t *status_object(struct daemon *d)
 	json_object_set_new(o, "risks", risks_array(c, s));
 	json_object_set_new(o, "mount", json_pack("{s:s,s:I}", "point", c->mount_point, "open_writers", (json_int_t)interpose_writers(d->ip)));
 	json_object_set_new(o, "queue", json_pack("{s:I,s:I}", "bytes", (json_int_t)s->queue_bytes, "max", (json_int_t)c->queue_bytes));
-	json_object_set_new(o, "nfs", json_pack("{s:s,s:i}", "listen", c->nfs_listen, "exports", (int)exports_count(d->exports)));
+	json_object_set_new(o, "nfs", nfs_object(d));
 	json_object_set_new(o, "ops", json_integer((json_int_t)is.ops));
 	json_object_set_new(o, "bytes", json_integer((json_int_t)is.bytes));
 	json_object_set_new(o, "handles", json_pack("{s:I,s:b}", "count", (json_int_t)index_count(d->volume.handles), "rebuilding", rebuilding));

@@ -11,6 +11,7 @@
 #include "fs/lock.h"
 #include "mirror/node.h"
 #include "nfsd-glue/exports.h"
+#include "nfsd-glue/nfsd.h"
 #include "resync/resync.h"
 
 /* How the daemon is asked to end: by a signal, the control socket, or an unmount from outside. */
@@ -30,6 +31,7 @@ struct daemon {
 	struct resync_sink *sink;
 	struct lock_table *flocks;
 	struct fuse_front *front;
+	struct nfsd *nfsd;			/* NULL = `[nfs] listen' is not set */
 	struct exports *exports;		/* what NFS clients may mount; there even without an NFS server */
 	bool node_started;
 	struct control_server *control;

@@ -239,6 +239,10 @@ void status_print(const json_t *s, FILE *out)
 		fprintf(out, number_of(nfs, "exports") ? "  nfs          at %s, %lld exports\n" :
 			"  nfs          at %s, nothing is exported: add an [export] section, then `tandemfs reload'\n", text_of(nfs, "listen"),
 			number_of(nfs, "exports"));
+	if (json_object_get(nfs, "calls"))
+		fprintf(out, "               %lld clients on %lld connections, %lld calls, %lld locks, %lld retransmissions answered, %lld handles refused\n",
+			number_of(nfs, "clients"), number_of(nfs, "connections"), number_of(nfs, "calls"), number_of(nfs, "locks"),
+			number_of(nfs, "replay_hits"), number_of(nfs, "refused_handles"));
 	fprintf(out, "  handles      %lld%s\n", number_of(handles, "count"),
 		json_is_true(json_object_get(handles, "rebuilding")) ? ", the index is being rebuilt" : "");
 	if (json_array_size(flags)) {

@@ -425,6 +425,8 @@ static int open_address(const char *address, bool udp)
 
 	if (fd)
 		return fd;
+	if (!strcmp(host, "::"))	/* every address, as with most servers */
+		*host = '\0';
 	if (getaddrinfo(*host ? host : NULL, port, &hints, &list))
 		return -EINVAL;
 	fd = -EADDRNOTAVAIL;

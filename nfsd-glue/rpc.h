@@ -142,7 +142,7 @@ struct rpc_server_config {
 int rpc_server_new(const struct rpc_server_config *config, struct rpc_server **out);
 /* Before start. The contents of P are copied. */
 int rpc_server_add_program(struct rpc_server *s, const struct rpc_program *p);
-/* "host:port", "[v6]:port", ":port" or "port" (any address, v6 and v4); port 0: one that is free. The address need not be there yet. More than once,
+/* "host:port", "[v6]:port"; ":port", "port" or "[::]:port" (any address, v6 and v4); port 0: one that is free. The address need not be there yet. More than once,
  * before or after start. UDP: the same for datagrams. Returns 0 and the port in *PORT (may be NULL), or -errno. */
 int rpc_server_listen(struct rpc_server *s, const char *address, uint16_t *port);
 int rpc_server_listen_udp(struct rpc_server *s, const char *address, uint16_t *port);

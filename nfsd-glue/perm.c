@@ -137,10 +137,12 @@ int perm_remove(struct layer *top, struct call *c, const struct attr *dir, const
 
 int perm_rename(struct layer *top, struct call *c, const struct attr *dir, const struct attr *from, const struct attr *newdir, const struct attr *to)
 {
-	int err = perm_remove(top, c, dir, from);
+	int err = may_change_entries(top, c, dir);
 
 	if (!err && newdir->id != dir->id)
 		err = may_change_entries(top, c, newdir);
+	if (!err)
+		err = sticky(c, dir, from);
 	if (!err && to)
 		err = sticky(c, newdir, to);
 	if (!err && newdir->id != dir->id && S_ISDIR(from->mode))	/* its `..' changes */

@@ -549,6 +549,27 @@ unsigned lock_holds(struct lock_table *t, uint64_t id, struct lock_owner o, cons
 	return modes;
 }
 
+/* The lock of O's on POS that is as strong as R. */
+static const struct held *held_at(const struct locked *on, struct lock_owner o, const struct lock_range *r, uint64_t pos)
+{
+	const struct held *h = on ? on->held : NULL;
+
+	while (h && (!same_owner(h->o, o) || h->r.kind != r->kind || h->r.mode < r->mode || h->r.start > pos || h->r.end < pos))
+		h = h->next;
+	return h;
+}
+
+bool lock_covers(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *r)
+{
+	auto_lock(&t->mu);
+	const struct locked *on = find(t, id);
+	const struct held *h = held_at(on, o, r, r->start);
+
+	while (h && h->r.end < r->end)
+		h = held_at(on, o, r, h->r.end + 1);
+	return h;
+}
+
 /* flock: gives up what O has, unless that is what it wants. 1: it has it; 0; the journal's error. */
 static int give_up_first(struct lock_table *t, struct section *s, struct locked *on, struct lock_owner o, const struct lock_range *want,
 			 struct spares *spares, bool *gave_up)

@@ -82,6 +82,8 @@ int lock_test(struct lock_table *t, uint64_t id, struct lock_owner o, const stru
 	      struct lock_owner *holder);
 /* What O holds within R: bits 1 << mode. */
 unsigned lock_holds(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *r);
+/* Does O hold all of R, in its mode or a stronger one? */
+bool lock_covers(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *r);
 /* Non-blocking: 0 or -EAGAIN; -ENOLCK when the table, or the object, is full. Merges, splits and converts as fcntl(2) says. With a journal also its
  * errors. */
 int lock_set(struct lock_table *t, uint64_t id, struct lock_owner o, const struct lock_range *want);

@@ -24,33 +24,36 @@
 
 #include "fs/lock.h"
 #include "mirror/interpose.h"
+#include "nfsd-glue/lockrec.h"
 #include "nfsd-glue/replica.h"
 #include "nfsd-glue/shares.h"
 
 enum {
-	LOCK_NAME_MAX = 255,		/* bytes of a host's name, without NUL */
-	LOCK_OH_MAX = 1024,		/* XDR: netobj<1024> */
-	LOCK_HOSTS_MAX = 4096,
+	LOCK_HOSTS_MAX = 4096,		/* when full, one without owners makes room */
 	LOCK_HOST_OWNERS_MAX = 1 << 16,	/* owners of one host */
 };
 
+struct lockstate;
 struct lock_host {
-	struct lockstate *of;
-	char name[LOCK_NAME_MAX + 1];
+	char name[LOCK_NAME_MAX + 1];	/* this and ADDR never change */
 	unsigned char addr[16];		/* IPv6, or IPv4 mapped */
-	unsigned char local[16];	/* our address that it calls last; 0 = not known */
+	/* guarded by lockstate's mu */
+	unsigned char local[16];	/* our address that it called first; 0 = not known */
 	int32_t state;			/* NSM's number of its present life; 0 = not known */
 	uint32_t owners;
-	struct lock_host *next;		/* the rest is lockstate's own */
+	uint32_t refs;			/* owners, and callers of lockstate_host */
+	struct lock_host *next;
+	uint32_t blocks;		/* NLM's own: requests that wait */
 };
-/* One owner; first member of what lock_owner.who points to. */
+/* One owner: what lock_owner.who of an NFS client points to. Never changes. */
 struct lock_ident {
-	struct lock_who who;
+	struct lock_who who;		/* must be first */
+	struct lockstate *of;
 	uint64_t key;
-	struct lock_host *host;		/* lives as long as the owner */
+	struct lock_host *host;		/* a reference */
 	uint32_t svid;
 	uint32_t oh_len;
-	struct lock_ident *next;
+	struct lock_ident *next;	/* guarded by lockstate's mu */
 	unsigned char oh[];
 };
 
@@ -62,23 +65,31 @@ struct lockstate_config {
 	void (*hosts_changed)(void *arg);
 	void *arg;
 };
-struct lockstate;
 /* Installs the journal of the lock table; lockstate_free takes it away (nobody may use the table then). */
 int lockstate_new(const struct lockstate_config *cfg, struct lockstate **out);
 void lockstate_free(struct lockstate *s);
-struct shares *lockstate_shares(struct lockstate *s);
 void lockstate_part(struct lockstate *s, struct replica_part *out);
 
 /* ---- hosts ---- */
 /* The host that calls itself NAME from PEER, made when it isn't there: then it is recorded before this returns. STATE (0 = not said): another one than
- * known means that it has started anew: its locks and shares are dropped. LOCAL: our address that it called; may be NULL. 0; -ENOLCK: too many; the journal's error. */
+ * known means that it has started anew: its locks and shares are dropped. LOCAL: our address that it called; may be NULL. OUT: a reference. 0; -ENOLCK: too
+ * many; the journal's error (not primary). */
 int lockstate_host(struct lockstate *s, const char *name, const struct sockaddr_storage *peer, const struct sockaddr_storage *local, int32_t state,
 		   struct lock_host **out);
-/* SM_NOTIFY from PEER: NAME has started anew, with STATE. Drops locks and shares of PEER's hosts of that name, unless they are known to be of that life already.
- * Returns how many hosts it concerned. NLM's FREE_ALL: STATE 0 = whatever it was. */
-unsigned lockstate_host_gone(struct lockstate *s, const char *name, const struct sockaddr_storage *peer, int32_t state);
-/* Copies of all hosts, FN without any lock held. */
-void lockstate_each_host(struct lockstate *s, void (*fn)(void *arg, const struct lock_host *h), void *arg);
+/* The same without making or changing anything: -ENOENT. */
+int lockstate_find_host(struct lockstate *s, const char *name, const struct sockaddr_storage *peer, struct lock_host **out);
+/* Its state now. */
+int32_t lockstate_host_life(struct lockstate *s, const struct lock_host *h);
+void lockstate_host_ref(struct lockstate *s, struct lock_host *h);
+void lockstate_host_put(struct lockstate *s, struct lock_host *h);
+/* SM_NOTIFY from PEER: NAME has started anew, with STATE. Drops locks and shares of PEER's hosts of that name (of which one may be the short form of the other:
+ * up to the first dot), unless they are known to be of that life already. Returns how many hosts it concerned, or the journal's error. NLM's FREE_ALL: STATE 0 =
+ * whatever it was. */
+int lockstate_host_gone(struct lockstate *s, const char *name, const struct sockaddr_storage *peer, int32_t state);
+/* Is there a host at PEER's address that lockstate_host_gone would be about? */
+bool lockstate_knows(struct lockstate *s, const char *name, const struct sockaddr_storage *peer);
+/* Copies of all hosts; FN without any lock held. -ENOMEM. */
+int lockstate_each_host(struct lockstate *s, void (*fn)(void *arg, const struct lock_host *h), void *arg);
 /* From the durable list, before anything runs. */
 int lockstate_restore_host(struct lockstate *s, const struct lock_host *h);
 
@@ -92,6 +103,10 @@ static inline void lock_who_put(struct lock_who *w)
 	if (w)
 		w->put(w);
 }
+
+/* ---- shares ---- */
+/* As shares_set and shares_clear, with the record received by the peers as `durability` asks, or the journal's error. */
+int lockstate_share(struct lockstate *s, const struct share *sh, bool set);
 
 /* ---- roles ---- */
 /* This node has become primary: what programs of other nodes' mounts held is dropped. */

@@ -56,12 +56,15 @@ struct nlm4_config {
 	struct wirefh_codec *handles;
 	struct replay *replay;		/* a retransmitted UNLOCK must not undo a later LOCK; answers stay on this node. May be NULL */
 	struct rpc_client *client;
+	uint32_t generation;		/* of the volume's objects but the root */
 	unsigned grace_ms;
 	unsigned call_ms;		/* 0 = NLM4_CALL_MS; tests */
+	uint16_t client_port;		/* of clients' NLM; 0: their rpcbind knows (tests) */
 };
 struct nlm4;
 int nlm4_new(const struct nlm4_config *cfg, struct nlm4 **out);	/* starts its thread; STANDBY */
-void nlm4_free(struct nlm4 *n);			/* the RPC server has stopped, the RPC client is freed */
+/* The RPC server has stopped (and is freed afterwards: calls that wait are answered here), the RPC client is freed. */
+void nlm4_free(struct nlm4 *n);
 void nlm4_program(struct nlm4 *n, struct rpc_program *out);
 /* From the node's worker; doesn't wait for peers. KEPT (for PRIMARY): the locks are known: no grace. */
 void nlm4_role(struct nlm4 *n, enum nlm4_role role, bool kept);

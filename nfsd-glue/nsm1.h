@@ -20,21 +20,28 @@
 enum { NSM_PROGRAM = 100024, NSM_VERSION = 1, NSM_PROCS = 7, NSM_NAME_MAX = 1024, NSM_TRIES = 10, NSM_QUEUE_MAX = 256 };
 
 struct nsm1_config {
-	struct lockstate *state;
 	struct rpc_client *client;
 	int state_dir_fd;		/* borrowed */
 	unsigned try_ms;		/* of one SM_NOTIFY; 0 = 5 s */
+	uint16_t port;			/* of hosts' monitors; 0: their rpcbind knows (tests) */
 };
 struct nsm1;
-/* Reads the list and gives its hosts to the lock state. A list that can't be read is reported and begun anew. */
 int nsm1_new(const struct nsm1_config *cfg, struct nsm1 **out);
+/* Reads the list, gives its hosts to the lock state S (borrowed), and starts the thread. A list that can't be read is reported and begun anew. */
+int nsm1_start(struct nsm1 *n, struct lockstate *s);
+/* Ends the thread; S is not used any more. Then the RPC client may be freed, and then this. */
+void nsm1_stop(struct nsm1 *n);
 void nsm1_free(struct nsm1 *n);
 void nsm1_program(struct nsm1 *n, struct rpc_program *out);
+/* Only a primary hears clients' notifications; others leave them unanswered. */
+void nsm1_set_primary(struct nsm1 *n, bool primary);
 /* lockstate_config.hosts_changed. */
 void nsm1_hosts_changed(void *nsm1);
-/* All changes so far are durable: 0 or -errno. */
-int nsm1_sync(struct nsm1 *n);
-/* Our life's number becomes a new one, and every host is told. */
+/* Waits until all changes so far are durable, or could not be made so (which is logged). */
+void nsm1_sync(struct nsm1 *n);
+/* There was a list that could not be read. */
+bool nsm1_list_lost(struct nsm1 *n);
+/* Our life's number becomes a new one, and every host is told; returns at once. */
 void nsm1_notify(struct nsm1 *n);
 
 #endif

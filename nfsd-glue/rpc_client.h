@@ -16,7 +16,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-enum { RPC_CLIENT_ARGS_MAX = 1200, RPC_CLIENT_REPLY_MAX = 8 << 10, RPC_CLIENT_ACTIVE = 64, RPC_CLIENT_QUEUE = 4096 };
+enum { RPC_CLIENT_ARGS_MAX = 2304, RPC_CLIENT_REPLY_MAX = 8 << 10, RPC_CLIENT_ACTIVE = 64, RPC_CLIENT_QUEUE = 4096 };
 
 struct rpc_client;
 

@@ -24,19 +24,19 @@ struct share {
 	struct lock_who *who;		/* behind KEY; borrowed in calls, the table holds a reference of its own */
 	uint8_t access, deny;		/* SHARE_* */
 };
-/* SET: there is S now; else it is gone. */
-typedef int (*share_record_fn)(void *arg, const struct share *s, bool set);
+/* SET: there is S now; else it is gone. *SEQ: the caller's. */
+typedef int (*share_record_fn)(void *arg, const struct share *s, bool set, uint64_t *seq);
 
 struct shares;
 int shares_new(share_record_fn record, void *arg, struct shares **out);		/* RECORD may be NULL */
 void shares_free(struct shares *t);
 
-/* 0; -EAGAIN: somebody denies it, or has what would be denied; -ENOLCK; what RECORD returned. */
-int shares_set(struct shares *t, const struct share *s);
+/* SEQ is handed to RECORD. 0; -EAGAIN: somebody denies it, or has what would be denied; -ENOLCK; what RECORD returned. */
+int shares_set(struct shares *t, const struct share *s, uint64_t *seq);
 /* 0 also when there is none. What RECORD returned. */
-int shares_clear(struct shares *t, uint64_t id, uint64_t key);
-/* All that MATCH says yes to. RECORDED: each by RECORD (whose errors are ignored). */
-void shares_drop(struct shares *t, bool (*match)(void *arg, const struct share *s), void *arg, bool recorded);
+int shares_clear(struct shares *t, uint64_t id, uint64_t key, uint64_t *seq);
+/* All that MATCH says yes to. SEQ not NULL: each is recorded, or stays: the first error is returned. */
+int shares_drop(struct shares *t, bool (*match)(void *arg, const struct share *s), void *arg, uint64_t *seq);
 /* What was recorded elsewhere: no look for conflicts, no record. -ENOLCK: no memory. */
 int shares_apply(struct shares *t, const struct share *s, bool set);
 /* FN for each, all under the mutex, at last FN(arg, NULL); its first nonzero ends it and is returned. */

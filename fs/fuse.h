@@ -54,4 +54,8 @@ void fuse_front_settle(struct fuse_front *f);
  * range goes down to the layers first. Hold no lock: it comes as ordinary writes. Cheap when nothing is open for writing. */
 void fuse_front_flush_range(struct fuse_front *f, uint64_t id, uint64_t off, uint64_t len);
 
+/* Writes back what programs have dirtied through mappings of files that are open for writing, and waits for it: those are writes like all others. Hold no lock;
+ * not from a thread of the front. */
+void fuse_front_write_back(struct fuse_front *f);
+
 #endif

@@ -11,6 +11,7 @@
  * notification; attributes carry a version.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -225,6 +226,31 @@ void inval_free(struct inval *v)
 	pthread_mutex_destroy(&v->mu);
 	free(v->ring);
 	free(v);
+}
+
+/* The next file above AFTER that is open for writing; 0 = none. */
+static uint64_t next_writable(struct fuse_front *f, uint64_t after)
+{
+	uint64_t next = 0;
+	auto_lock(&f->open_mu);
+
+	for (const struct fh *h = f->open; h; h = h->next) {
+		if (!h->file || (file_flags(h->file) & O_ACCMODE) == O_RDONLY)
+			continue;
+		uint64_t id = file_id(h->file);
+		if (id > after && (!next || id < next))
+			next = id;
+	}
+	return next;
+}
+
+/* Invalidating pages makes the kernel write the dirty ones first. */
+void fuse_front_write_back(struct fuse_front *f)
+{
+	uint64_t id = 0;
+
+	while ((id = next_writable(f, id)))
+		report("dirty pages", id, fuse_lowlevel_notify_inval_inode(f->se, id, 0, 0));
 }
 
 void inval_settle(struct inval *v)

@@ -55,6 +55,8 @@ void resync_report(struct resync *r, const struct report *rep);
 /* Objects that must be stated again (also after the end, on a level peer: then only these). Queues only. */
 void resync_restate(struct resync *r, const uint64_t *ids, unsigned n);
 void resync_progress(struct resync *r, struct resync_progress *out);
+/* Is anything on its way to a level peer: restatements, or answers to its reports? */
+bool resync_busy(struct resync *r);
 /* Stops the engine and frees it; DONE is not called any more. Where the engine may be waiting for queue room, the queue must be stopped or the
  * peer detached before. */
 void resync_stop(struct resync *r);

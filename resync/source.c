@@ -468,9 +468,13 @@ static int serve(struct resync *r)
 		while (!must_leave(r) && !r->tasks && !r->dirty.n)
 			pthread_cond_wait(&r->cond, &r->mu);
 		int err = must_leave(r);
+		r->serving = true;
 		pthread_mutex_unlock(&r->mu);
 		if (!err)
 			err = finish(r);
+		pthread_mutex_lock(&r->mu);
+		r->serving = false;
+		pthread_mutex_unlock(&r->mu);
 		if (err)
 			return err;
 	}
@@ -532,6 +536,12 @@ int resync_start(const struct resync_config *cfg, struct resync **out)
 	}
 	*out = r;
 	return 0;
+}
+
+bool resync_busy(struct resync *r)
+{
+	auto_lock(&r->mu);
+	return r->serving || r->tasks || r->dirty.n;
 }
 
 void resync_progress(struct resync *r, struct resync_progress *out)

@@ -32,6 +32,7 @@ struct resync {
 	pthread_mutex_t mu;		/* guards all of this group */
 	pthread_cond_t cond;		/* a report, a restatement, stop */
 	bool stop, overflow;
+	bool serving;			/* what a level peer asked for, or was to be restated, is being stated */
 	struct idset dirty;
 	struct task *tasks, **tasks_end;	/* owned */
 	size_t ntasks;

@@ -265,6 +265,8 @@ bool core_member_leaving(const struct core *c)
 	return c->shrinking;
 }
 
+bool core_settled(const struct core *c) { return !core_member_leaving(c) && !c->growing && !c->epoch_asked; }
+
 static void grow_check(struct step *s)
 {
 	struct core *c = s->c;
@@ -335,6 +337,7 @@ static void tell_level(struct step *s, unsigned n)
 void core_become_standby(struct step *s, unsigned keep)
 {
 	struct core *c = s->c;
+	core_hand_ended(s, false, "another node holds a newer epoch");
 	c->role = CORE_STANDBY;
 	c->ackset = 0;
 	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
@@ -464,9 +467,14 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	if (c->stopping)
 		return "this daemon is being stopped";
 	if (c->role != CORE_STANDBY && c->role != CORE_PRIMARY)
-		return "a promotion is under way";
+		return "a change of role is under way";
 	if (force || c->role == CORE_PRIMARY)
 		return NULL;
+	if (c->doubt_of) {
+		snprintf(buf, size, "%s may have accepted this node's handover: this node is primary again by itself when %s is back and has not; "
+			 "or take the loss with --force", core_name_of(c, c->doubt_of), core_name_of(c, c->doubt_of));
+		return buf;
+	}
 	if (lp && (c->rec.inconsistent || c->rec.outdated)) {
 		snprintf(buf, size, "%s is primary, and this node is %s: wait until `tandemfs status' here says OK, then `tandemfs demote' there; "
 			 "or take the loss with --force", core_name_of(c, lp), c->rec.inconsistent ? "inconsistent" : "outdated");
@@ -533,6 +541,10 @@ static void reign_begin(struct step *s)
 		c->rec.sync_set &= (uint16_t)~BIT(old);
 		c->rec.dropped[old] = c->promote_fenced ? DROPPED_FENCED : DROPPED_RISK;
 	}
+	if (c->promote_fenced && c->doubt_of) {
+		c->rec.sync_set &= (uint16_t)~BIT(c->doubt_of);
+		c->rec.dropped[c->doubt_of] = DROPPED_FENCED;
+	}
 	if (c->promote_force)
 		c->rec.sync_set = 0;
 	c->rec.sync_set |= BIT(c->cfg.node);
@@ -542,6 +554,7 @@ static void reign_begin(struct step *s)
 	c->role = CORE_REIGN;
 	c->following = 0;		/* what the old primary still says is nothing to us */
 	c->settling = 0;
+	c->doubt_of = 0;
 	core_record(s, FOR_REIGN);
 }
 
@@ -650,9 +663,6 @@ static void on_reign_recorded(struct step *s)
 	c->reign_first = state_epoch(&c->rec).reign;
 	c->ackset = core_members(c);
 	core_act(s, ACT_ACKSET, 0)->set = c->ackset;
-	core_act(s, ACT_BECOME_PRIMARY, 0);
-	snprintf(text, sizeof text, "this node is primary: reign %llu", (unsigned long long)state_epoch(&c->rec).reign);
-	core_promoted(s, true, text);
 	for (unsigned n = 1; n <= NODE_MAX; n++) {
 		struct core_peer *p = &c->peer[n];
 		if (core_members(c) & BIT(n))
@@ -662,6 +672,9 @@ static void on_reign_recorded(struct step *s)
 			core_hang_up(s, n, "this node's role changed");
 		p->retry_ms = 0;
 	}
+	core_act(s, ACT_BECOME_PRIMARY, 0);
+	snprintf(text, sizeof text, "this node is primary: reign %llu", (unsigned long long)state_epoch(&c->rec).reign);
+	core_promoted(s, true, text);
 	shrink_check(s);
 }
 
@@ -671,7 +684,7 @@ static void try_resume(struct step *s)
 	struct core *c = s->c;
 	bool fork;
 
-	if (!c->cfg.start_last || c->role != CORE_STANDBY || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following ||
+	if (!c->cfg.start_last || c->role != CORE_STANDBY || c->doubt_of || !c->rec.primary || c->rec.inconsistent || c->unknown || c->rec.outdated || c->following ||
 	    c->stopping)
 		return;
 	if (core_live_primary(c) || newer_epoch_seen(c, &fork) || !others_answered(c) || (!core_members(c) && !dropped_safely(c)))
@@ -709,6 +722,8 @@ static void on_peer_up(struct step *s)
 		return;
 	}
 	presumption(c);
+	if (c->role == CORE_STANDBY && c->doubt_of)
+		core_doubt_asks(s, n);
 	enum lineage_relation r = core_relation(c, n);
 	if ((p->hello.flags & NODE_PRIMARY) && !c->discard && !c->rec.keep_lost) {
 		if (core_has_tail(c) && (r == LINEAGE_BEHIND || r == LINEAGE_SAME))
@@ -730,6 +745,7 @@ static void on_peer_down(struct step *s)
 		drop_fence(s, n);
 	if (c->role == CORE_PRIMARY)
 		core_peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
+	core_hand_peer_down(s, n);
 	p->state = PEER_DOWN;
 	memset(p->answer, 0, sizeof p->answer);		/* to questions of a connection that is gone */
 	if (c->following == (int)n) {
@@ -855,6 +871,7 @@ static void on_msg_open(struct step *s)
 	c->following = (int)n;
 	c->level = false;
 	c->settling = 0;
+	c->doubt_of = 0;
 	c->rec.handed_over = false;
 	c->open_epoch = s->e->msg->open.epoch;
 	c->last_contact_ms = s->e->now_ms;
@@ -914,6 +931,7 @@ static void on_settled(struct step *s)
 static void on_msg_outdate(struct step *s)
 {
 	struct core *c = s->c;
+	core_hand_taken(s, s->e->peer);
 	if (c->role != CORE_STANDBY) {
 		core_say(s, LVL_WARN, "peer: %s: asks this node to be outdated while it is primary: ignored", core_name_of(s->c, s->e->peer));
 		return;
@@ -1002,6 +1020,7 @@ static void on_recorded(struct step *s)
 		c->rec_pending |= done;
 		c->rec_retry_ms = s->e->now_ms + RETRY_MS;
 		recorded_answers(s, false);
+		core_hand_recorded(s, false);
 		core_say(s, LVL_ERROR, "state: can't record: %s: decisions and acknowledgements that need it wait", s->e->text ? s->e->text : "error");
 		return;
 	}
@@ -1012,6 +1031,8 @@ static void on_recorded(struct step *s)
 		c->shrink_durable = true;
 	if ((done & FOR_GROW) && c->growing)
 		c->grow_durable = true;
+	if (done & FOR_HAND)
+		core_hand_recorded(s, true);
 	grow_try(s);
 	if ((done & FOR_EPOCH) && c->role == CORE_PRIMARY) {
 		c->epoch_wanted = c->epoch_asked = false;
@@ -1124,6 +1145,7 @@ static void on_tick(struct step *s)
 		if (c->role == CORE_PRIMARY)
 			tick_primary(s, n);
 	}
+	core_hand_tick(s);
 	shrink_check(s);
 	grow_check(s);
 	grow_try(s);
@@ -1133,20 +1155,6 @@ static void on_tick(struct step *s)
 }
 
 /* ---- events: people, and the rest ---- */
-
-static void on_demoted(struct step *s)
-{
-	struct core *c = s->c;
-	if (c->role != CORE_PRIMARY)
-		return;
-	c->rec.handed_over = true;
-	if (!s->e->flag)
-		c->rec.primary = false;		/* a node that is only stopped may resume (start_as = last) */
-	if (c->rec.nlineage)
-		c->rec.lineage[c->rec.nlineage - 1].last_lsn = s->e->lsn;
-	core_say(s, LVL_INFO, "role: this node is standby: its role was given up in order");
-	core_become_standby(s, 0);
-}
 
 static void on_discard(struct step *s)
 {
@@ -1254,18 +1262,17 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 	case EV_UNSTATED: on_unstated(&s); break;
 	case EV_WANT_EPOCH: on_want_epoch(&s); break;
 	case EV_STREAM_EPOCH: on_stream_epoch(&s); break;
-	case EV_STREAM_HANDOVER:
-		c->rec.handed_over = true;
-		core_record(&s, FOR_NOTHING);
-		break;
+	case EV_STREAM_HANDOVER: core_stream_handover(&s); break;
 	case EV_DIVERGED: on_diverged(&s); break;
 	case EV_COMPARING: on_comparing(&s); break;
 	case EV_PROMOTE: on_promote(&s); break;
-	case EV_DEMOTED: on_demoted(&s); break;
-	case EV_NOT_DEMOTED:
-		if (c->role == CORE_PRIMARY)
-			core_act(&s, ACT_ADMIT, 0);
-		break;
+	case EV_DEMOTE: core_demote(&s); break;
+	case EV_SWITCHOVER: core_switchover(&s); break;
+	case EV_PREPARED: core_prepared(&s); break;
+	case EV_SHUT: core_shut(&s); break;
+	case EV_MARKED: core_marked(&s); break;
+	case EV_MSG_TAKE_BACK: core_msg_take_back(&s); break;
+	case EV_MSG_TAKEN_BACK: core_msg_taken_back(&s); break;
 	case EV_DISCARD: on_discard(&s); break;
 	case EV_LIMITS: core_record(&s, FOR_NOTHING); break;
 	case EV_STOPPING:
@@ -1283,7 +1290,7 @@ void core_step(struct core *c, const struct core_event *e, struct core_actions *
 
 const char *core_role_name(enum core_role r)
 {
-	static const char *const names[] = { "standby", "fencing", "draining", "promoting", "primary" };
+	static const char *const names[] = { "standby", "fencing", "draining", "promoting", "primary", "handing over" };
 	return names[r];
 }
 

@@ -9,10 +9,12 @@
  *      ^                                 |                  ^                \--may not--> REFUSED  |
  *      |                              OPENING_REIGN         |                                     | stream is up
  *      |                                 |                  |          STREAMING <--from queue----+
- *      +--demote, superseded--- PRIMARY <+                  |              |       COMPARING <----+ full comparison
+ *      +------- superseded ---- PRIMARY <+                  |              |       COMPARING <----+ full comparison
  *                                                           |              +---caught up---+   |
- *                                                      dropped,            v                  v
- *                                                      lost            JOINING (larger set recorded, counts, told LEVEL) --LEVELLED--> LEVEL
+ *      |                        |   ^                  dropped,            v                  v
+ *      +-- HANDING <--demote, --+   |                  lost            JOINING (larger set recorded, counts, told LEVEL) --LEVELLED--> LEVEL
+ *            |        switchover    |
+ *            +---- declined --------+                  (core_hand.c)
  *
  * Invariants (tested by simulation):
  *  1. Nothing is acknowledged without a member of the recorded sync set before that member is outdated, or fenced, or `fence_peer = none`
@@ -40,12 +42,14 @@ struct core_config {
 	const char *name[NODE_MAX + 1];		/* for messages; borrowed; NULL: its number is said */
 };
 
-enum core_role { CORE_STANDBY, CORE_FENCING, CORE_DRAINING, CORE_REIGN, CORE_PRIMARY };
+enum core_role { CORE_STANDBY, CORE_FENCING, CORE_DRAINING, CORE_REIGN, CORE_PRIMARY, CORE_HANDING };
+/* How far giving the role up is; the node's role is CORE_HANDING from HAND_RECORDING on. */
+enum hand_state { HAND_NOT, HAND_PREPARING, HAND_SHUTTING, HAND_RECORDING, HAND_MARKED };
 enum peer_state { PEER_DOWN, PEER_READY, PEER_REFUSED, PEER_OPENING, PEER_STREAMING, PEER_COMPARING, PEER_JOINING, PEER_LEVEL };
 /* A member of the sync set that is being left behind. */
 enum drop_state { DROP_NOT, DROP_ASKED, DROP_FENCING, DROP_RETRY, DROP_DONE };
 
-enum answer_kind { ANSWER_RECORDED, ANSWER_LEVELLED, ANSWER_OUTDATED, ANSWER_KINDS };
+enum answer_kind { ANSWER_RECORDED, ANSWER_LEVELLED, ANSWER_OUTDATED, ANSWER_TAKEN_BACK, ANSWER_KINDS };
 
 struct core_peer {
 	enum peer_state state;
@@ -89,12 +93,16 @@ enum core_event_type {
 	EV_DRAINED,			/* lsn, seq: all that was received is applied */
 	EV_WANT_EPOCH,			/* the first change since the last one closed */
 	EV_STREAM_EPOCH,		/* standby: OP_EPOCH applied (epoch, lsn of the one before) */
-	EV_STREAM_HANDOVER,		/* standby: OP_HANDOVER applied */
+	EV_STREAM_HANDOVER,		/* standby: OP_HANDOVER applied (node, seq: its number) */
 	EV_DIVERGED,			/* standby: data or stream can't be right (text) */
 	EV_COMPARING,			/* standby: flag = a comparison began / ended well */
 	EV_PROMOTE,			/* person: fenced, force */
-	EV_DEMOTED,			/* changes are shut off, the handover is in the stream (lsn): give the role up; flag: to stop only */
-	EV_NOT_DEMOTED,			/* it failed: admit changes again, if this node is primary still */
+	EV_DEMOTE,			/* person: flag: to stop only */
+	EV_SWITCHOVER,			/* person: node: the next primary, 0 = the one that is level; peer: who passed this on, 0 = asked here; seq: the request's number */
+	EV_PREPARED,			/* ok, or text; seq: of the ACT_PREPARE */
+	EV_SHUT,			/* lsn; ok, or text; seq: of the ACT_SHUT */
+	EV_MARKED,			/* ok: the handover is in the order (and was waited for); else it is not; seq: of the ACT_MARK */
+	EV_MSG_TAKE_BACK, EV_MSG_TAKEN_BACK,	/* peer, msg */
 	EV_DISCARD,			/* person: resync --discard-local */
 	EV_LIMITS,			/* core.rec.limits were narrowed: record them */
 	EV_STOPPING,			/* clean stop of a standby: record outdated; nothing is promoted, followed or levelled any more */
@@ -103,7 +111,7 @@ enum core_event_type {
 struct core_event {
 	enum core_event_type type;
 	unsigned peer;
-	unsigned node;				/* EV_STREAM_HANDOVER: who shall take over, 0 = whoever is promoted */
+	unsigned node;				/* EV_STREAM_HANDOVER, EV_SWITCHOVER: who shall take over */
 	uint64_t now_ms;
 	uint64_t random;			/* for tags; always given */
 	bool ok, flag, fenced, force;
@@ -135,11 +143,15 @@ enum core_action_type {
 	ACT_UNFOLLOW,			/* stop receiving */
 	ACT_SETTLE,			/* seq: make all that was applied durable, then EV_SETTLED */
 	ACT_FENCE,			/* peer, seq, flag: stop (promotion), else outdate; then EV_FENCED */
-	ACT_DRAIN,			/* apply all that was received, stop receiving, then EV_DRAINED */
+	ACT_DRAIN,			/* apply all that was received, stop receiving, then EV_DRAINED; flag: nothing follows the handover that was applied */
 	ACT_ACKSET,			/* set: acknowledgements rest on these from now on; then EV_ACKSET */
 	ACT_BECOME_PRIMARY,		/* the epoch in core.rec is durable: emit it, open for changes */
 	ACT_BECOME_STANDBY,		/* shut off changes, wake waiters with an error */
+	ACT_PREPARE,			/* seq; flag: let the standbys catch up, write back what the mount's users have mapped; then EV_PREPARED */
+	ACT_SHUT,			/* seq; from_seq: time for it in ms: admit no changes (they wait) and wait until the sync set has applied all; then EV_SHUT */
+	ACT_MARK,			/* seq, peer: put the handover to PEER (0 = to whoever is promoted) into the order; then EV_MARKED */
 	ACT_ADMIT,			/* changes, again */
+	ACT_HANDED,			/* answer the person who wanted the role given up: ok, text */
 	ACT_EPOCH_OPEN,			/* ... likewise in mid-reign: emit it, let the waiting change go on */
 	ACT_EPOCH_WANTED,		/* the next change must ask first */
 	ACT_PROMOTED,			/* answer the person: ok, text */
@@ -192,6 +204,16 @@ struct core {
 	uint64_t set_id;			/* number of the last set that was told to members */
 	bool epoch_wanted;			/* opens with the next change */
 	bool epoch_asked;			/* a change is waiting for it */
+	/* giving the role up (core_hand.c) */
+	enum hand_state hand;
+	bool hand_stop;				/* to stop the daemon */
+	unsigned hand_to;			/* who shall be primary, 0 = whoever is promoted */
+	uint64_t hand_number, hand_since_ms;
+	unsigned hand_asker;			/* node that passed the request on, 0 = a person here */
+	uint64_t hand_asked;			/* number of its request */
+	unsigned doubt_of;			/* standby: has this node accepted our handover? 0 = no doubt */
+	uint64_t doubt_number, doubt_since_ms, doubt_asked_ms;
+	uint64_t taken_back;			/* standby: the newest handover that must not be accepted any more */
 	/* promotion */
 	unsigned fencing;			/* node being stopped */
 	uint64_t fences;			/* numbers of ACT_FENCE: an answer counts for the newest of its peer only */

@@ -39,6 +39,8 @@ unsigned core_live_primary(const struct core *c);
 void core_hang_up(struct step *s, unsigned n, const char *why);
 /* A peer that we stream to, or that is in the set, is not to be counted on any more. */
 void core_peer_lost(struct step *s, unsigned n, const char *why, bool outdated);
+/* May acknowledgements rest on what is agreed now? Not while the set changes or an epoch is being opened. */
+bool core_settled(const struct core *c);
 /* Calls the fence program: stop (promotion), else outdate. */
 void core_fence(struct step *s, unsigned n, bool stop);
 
@@ -48,5 +50,26 @@ void core_become_standby(struct step *s, unsigned keep);
 void core_drain(struct step *s);
 /* A promotion ended: tells the person who asked, or the log. */
 void core_promoted(struct step *s, bool ok, const char *text);
+
+/* ---- core_hand.c ---- */
+void core_demote(struct step *s);
+void core_switchover(struct step *s);
+void core_prepared(struct step *s);
+void core_shut(struct step *s);
+void core_marked(struct step *s);
+/* The record that a handover waits for is durable, or failed. */
+void core_hand_recorded(struct step *s, bool ok);
+/* PEER's connection is gone. */
+void core_hand_peer_down(struct step *s, unsigned peer);
+/* PEER, which has just said hello to a standby, may know what became of our handover. */
+void core_doubt_asks(struct step *s, unsigned peer);
+/* PEER reigns: our handover was accepted. True: this node was handing its role over, and is standby now. */
+bool core_hand_taken(struct step *s, unsigned peer);
+/* The role was lost, in order or not: whoever waits for the handover is told. */
+void core_hand_ended(struct step *s, bool ok, const char *text);
+void core_hand_tick(struct step *s);
+void core_stream_handover(struct step *s);
+void core_msg_take_back(struct step *s);
+void core_msg_taken_back(struct step *s);
 
 #endif

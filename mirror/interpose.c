@@ -2,6 +2,8 @@
  * The interposing layer: life, the gate, the volume clock, and the steps that all changes share (interpose_int.h). The changes themselves are in
  * interpose_names.c and interpose_files.c; reading calls pass straight through.
  *
+ * While the role is given up changes are *held*: who comes waits before the gate, without a lock, until the node is writable again or read-only.
+ *
  * Order of locks: gate (shared), volume mutex, object stripes, then leaves (tmp_mu, the queue's mutex). Nothing that may block on a peer happens
  * under any of them: queue_admit and open_epoch come before the gate, flushing and waiting after it.
  *
@@ -33,11 +35,69 @@ static const int64_t CLOCK_MAX_S = INT64_C(9000000000);	/* beyond, a stamp doesn
 
 /* ---- the gate and the epoch ---- */
 
+static void set_held(struct interpose *ip, bool held)
+{
+	auto_lock(&ip->hold_mu);
+	atomic_store(&ip->held, held);
+	pthread_cond_broadcast(&ip->hold_cond);
+}
+
 void interpose_set_writable(struct interpose *ip, bool writable)
 {
 	pthread_rwlock_wrlock(&ip->gate);
 	ip->writable = writable;
+	set_held(ip, false);
 	pthread_rwlock_unlock(&ip->gate);
+}
+
+bool interpose_hold(struct interpose *ip)
+{
+	pthread_rwlock_wrlock(&ip->gate);
+	bool writable = ip->writable;
+	if (writable)
+		set_held(ip, true);
+	pthread_rwlock_unlock(&ip->gate);
+	return writable;
+}
+
+int interpose_wait_idle(struct interpose *ip, const struct timespec *until)
+{
+	auto_lock(&ip->hold_mu);
+	while (atomic_load(&ip->settling))
+		if (pthread_cond_timedwait(&ip->hold_cond, &ip->hold_mu, until) == ETIMEDOUT)
+			return -ETIMEDOUT;
+	return 0;
+}
+
+static void wait_released(struct interpose *ip)
+{
+	auto_lock(&ip->hold_mu);
+	while (atomic_load(&ip->held))
+		pthread_cond_wait(&ip->hold_cond, &ip->hold_mu);
+}
+
+int gate_enter(struct interpose *ip)
+{
+	for (;;) {
+		pthread_rwlock_rdlock(&ip->gate);
+		bool held = atomic_load(&ip->held);
+		if (ip->writable && !held)
+			return 0;
+		pthread_rwlock_unlock(&ip->gate);
+		if (!held)
+			return -EROFS;
+		wait_released(ip);
+	}
+}
+
+void settling_begins(struct interpose *ip) { atomic_fetch_add(&ip->settling, 1); }
+
+void settling_ends(struct interpose *ip)
+{
+	if (atomic_fetch_sub(&ip->settling, 1) != 1 || !atomic_load(&ip->held))
+		return;
+	auto_lock(&ip->hold_mu);
+	pthread_cond_broadcast(&ip->hold_cond);
 }
 
 void interpose_want_epoch(struct interpose *ip) { atomic_fetch_add(&ip->epoch_wanted, 1); }
@@ -100,17 +160,15 @@ int txn_room(const struct interpose *ip, uint64_t bytes, uint64_t inodes)
 /* Before a change that brings BYTES: 0, then the gate is held; else the error. */
 static int enter(struct interpose *ip, size_t bytes)
 {
-	int err = epoch_ready(ip);
+	int err;
 
+	while ((err = epoch_ready(ip)) == -EAGAIN)
+		wait_released(ip);
 	if (!err)
 		err = queue_admit(ip->cfg.queue, bytes + OP_OVERHEAD);
 	if (err)
 		return err == -ESHUTDOWN ? -EROFS : err;
-	pthread_rwlock_rdlock(&ip->gate);
-	if (ip->writable)
-		return 0;
-	pthread_rwlock_unlock(&ip->gate);
-	return -EROFS;
+	return gate_enter(ip);
 }
 
 /* What an attachment counts with; it may come only later, from the hook. */
@@ -250,13 +308,20 @@ int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], bool dat
 	return err == -ESHUTDOWN ? -EIO : err;
 }
 
+/* Who waits for confirmations is waited for before the role is given up. */
+static int epoch_ready_to_confirm(struct interpose *ip)
+{
+	int err = epoch_ready(ip);
+	return err == -EAGAIN ? -EIO : err;
+}
+
 /* Waits for the peers and sees to it that the epoch in which we acknowledge is open. */
 static int confirm(struct interpose *ip, uint64_t seq, enum queue_confirm what)
 {
 	int err = queue_wait(ip->cfg.queue, seq, what);
 
 	if (!err)
-		err = epoch_ready(ip);
+		err = epoch_ready_to_confirm(ip);
 	return err == -ESHUTDOWN ? -EIO : err;
 }
 
@@ -271,7 +336,7 @@ static int confirm_barrier(struct interpose *ip, const uint64_t ids[FLUSH_MAX], 
 		if (err)
 			return err;
 		if (!seq)
-			return epoch_ready(ip);
+			return epoch_ready_to_confirm(ip);
 	}
 }
 
@@ -309,7 +374,7 @@ int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, b
 			queue_forget(ip->cfg.queue, barrier);
 		return err;
 	}
-	return barrier ? confirm_barrier(ip, ids, datasync, barrier) : epoch_ready(ip);
+	return barrier ? confirm_barrier(ip, ids, datasync, barrier) : epoch_ready_to_confirm(ip);
 }
 
 /* ---- the end of a change ---- */
@@ -355,12 +420,14 @@ int txn_end(struct txn *tx, int r, bool namespace)
 	if (stable && tx->emitted && !tx->err && ip->cfg.durability != DURABILITY_ASYNC)
 		err = barrier_append(ip, tx->flush, false, &tx->barrier);
 	objlock_drop(&tx->g);
+	settling_begins(ip);
 	pthread_rwlock_unlock(&ip->gate);
 	tx->gated = false;
 	if (!err)
 		err = tx->err;
 	if (!err && (tx->emitted || stable))
 		err = settle(tx, stable, namespace && r >= 0);
+	settling_ends(ip);
 	return err ? err : r;
 }
 
@@ -378,7 +445,10 @@ int interpose_attach_emit(struct interpose *ip, uint16_t kind, const void *data,
 
 int interpose_attach_wait(struct interpose *ip, uint64_t seq)
 {
-	return ip->cfg.durability == DURABILITY_ASYNC ? 0 : confirm(ip, seq, CONFIRM_RECEIVED);
+	settling_begins(ip);
+	int err = ip->cfg.durability == DURABILITY_ASYNC ? 0 : confirm(ip, seq, CONFIRM_RECEIVED);
+	settling_ends(ip);
+	return err;
 }
 
 int interpose_attach(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, bool wait, uint64_t *seq)
@@ -602,6 +672,8 @@ int interpose_new(const struct interpose_config *cfg, struct interpose **out)
 	pthread_rwlock_init(&ip->gate, &a);
 	pthread_rwlockattr_destroy(&a);
 	pthread_mutex_init(&ip->epoch_mu, NULL);
+	pthread_mutex_init(&ip->hold_mu, NULL);
+	cond_init_mono(&ip->hold_cond);
 	pthread_mutex_init(&ip->tmp_mu, NULL);
 	*out = ip;
 	return 0;
@@ -616,6 +688,8 @@ void interpose_free(struct interpose *ip)
 			tmp_remove(ip, &ip->tmp[i]);
 	pthread_mutex_destroy(&ip->tmp_mu);
 	pthread_mutex_destroy(&ip->epoch_mu);
+	pthread_mutex_destroy(&ip->hold_mu);
+	pthread_cond_destroy(&ip->hold_cond);
 	pthread_rwlock_destroy(&ip->gate);
 	free(ip);
 }

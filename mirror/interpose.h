@@ -25,7 +25,7 @@ struct interpose_config {
 	enum durability durability;
 	uint32_t time_gran_ns;		/* granularity of the volume clock; 0 = 1 */
 	/* Before the first change or acknowledgement of an epoch that is not open yet (interpose_want_epoch): opens it durably. 0 or -errno,
-	 * which the caller gets. May block; no lock is held. */
+	 * which the caller gets; -EAGAIN: after interpose_hold only: when that is over. May block; no lock is held. */
 	int (*open_epoch)(void *arg);
 	/* The objects must be stated again to all peers, since the stream lacks what happened to them: from now on, until that is done,
 	 * a barrier proves nothing for them. Under their locks; queues only. */
@@ -45,6 +45,10 @@ struct layer *interpose_layer(struct interpose *ip);
 /* Starts as a standby (read-only). Becoming read-only waits until no change is under way; confirmations of earlier changes may still
  * be waited for then. */
 void interpose_set_writable(struct interpose *ip, bool writable);
+/* Changes that come from now on wait until interpose_set_writable; returns when none is under way. False: this node is read-only. */
+bool interpose_hold(struct interpose *ip);
+/* While held: waits until nobody is left who waits for confirmations. 0 or -ETIMEDOUT (UNTIL: clock_mono). */
+int interpose_wait_idle(struct interpose *ip, const struct timespec *until);
 /* The next change or acknowledgement calls open_epoch first. */
 void interpose_want_epoch(struct interpose *ip);
 /* Files open for writing now (demote refuses while there are some). Not those of ORIGIN_NFS, which keeps files open that nobody may be using; they must be released

@@ -181,11 +181,11 @@ static int truncate_opened(struct layer *l, struct call *c, uint64_t id, struct 
 
 static int open_writer(struct interpose *ip, struct call *c, uint64_t id, int flags, struct file **out)
 {
-	int r = -EROFS;
+	int r = gate_enter(ip);
 
-	pthread_rwlock_rdlock(&ip->gate);
-	if (ip->writable)
-		r = ip->cfg.below->ops->open(ip->cfg.below, c, id, flags, out);
+	if (r)
+		return r;
+	r = ip->cfg.below->ops->open(ip->cfg.below, c, id, flags, out);
 	if (r >= 0 && c->origin != ORIGIN_NFS)
 		atomic_fetch_add(&ip->writers, 1);
 	pthread_rwlock_unlock(&ip->gate);
@@ -219,8 +219,9 @@ static void purge(struct interpose *ip, uint64_t id)
 	struct op op = { .type = OP_PURGE, .id = id };
 	uint64_t seq;
 
-	pthread_rwlock_rdlock(&ip->gate);
-	int err = ip->writable ? interpose_emit(ip, &op, 0xffff, &seq) : 0;
+	if (gate_enter(ip))
+		return;
+	int err = interpose_emit(ip, &op, 0xffff, &seq);
 	if (err && err != -ESHUTDOWN && ip->cfg.restate)
 		ip->cfg.restate(ip->cfg.arg, &id, 1);
 	pthread_rwlock_unlock(&ip->gate);
@@ -387,22 +388,25 @@ int ip_fsync(struct layer *l, struct call *c, uint64_t id, struct file *f, bool 
 {
 	struct interpose *ip = ip_of(l);
 	uint64_t barrier = 0, ids[FLUSH_MAX] = { f ? file_id(f) : id };
-	int err = 0;
+	int err;
 
-	pthread_rwlock_rdlock(&ip->gate);
-	bool writable = ip->writable;
-	pthread_rwlock_unlock(&ip->gate);
-	if (!writable)
-		return fsync_standby(ip, c, ids[0], f, datasync);
-	err = epoch_ready(ip);
+	do {
+		if (gate_enter(ip))
+			return fsync_standby(ip, c, ids[0], f, datasync);
+		pthread_rwlock_unlock(&ip->gate);
+		err = epoch_ready(ip);
+	} while (err == -EAGAIN);
+	if (!err)
+		err = gate_enter(ip);
 	if (err)
 		return err;
-	pthread_rwlock_rdlock(&ip->gate);
-	if (!ip->writable)
-		err = -EROFS;
-	else if (concerns_peers(ip, c, ids[0], f))
+	if (concerns_peers(ip, c, ids[0], f))
 		err = barrier_append(ip, ids, datasync, &barrier);
+	settling_begins(ip);
 	pthread_rwlock_unlock(&ip->gate);
 	c->seq = barrier;
-	return err ? err : flush_and_confirm(ip, c, f, datasync, ids, barrier);
+	if (!err)
+		err = flush_and_confirm(ip, c, f, datasync, ids, barrier);
+	settling_ends(ip);
+	return err;
 }

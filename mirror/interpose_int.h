@@ -31,6 +31,10 @@ struct interpose {
 	struct interpose_config cfg;
 	pthread_rwlock_t gate;			/* shared by changes under way; guards writable; before any object lock */
 	bool writable;
+	pthread_mutex_t hold_mu;		/* a leaf */
+	pthread_cond_t hold_cond;		/* held has ended; settling became 0 */
+	_Atomic bool held;			/* changes wait; written with hold_mu */
+	_Atomic uint64_t settling;		/* callers that have left the gate and wait for confirmations */
 	pthread_mutex_t epoch_mu;		/* one opens the epoch; no other lock is held */
 	_Atomic uint64_t epoch_wanted, epoch_open;	/* counts: equal = open */
 	_Atomic int64_t clock_ns;		/* the newest stamp given or seen */
@@ -61,6 +65,11 @@ static inline struct interpose *ip_of(struct layer *l) { return (struct interpos
 
 /* BYTES: of data and names, for the queue. 0, or the error: then nothing is held and txn_end() does nothing. */
 int txn_begin(struct txn *tx, struct layer *l, struct call *c, size_t bytes);
+/* Enters the gate, which it waits for while changes are held. 0, or -EROFS: this node is read-only, and the gate was not entered. */
+int gate_enter(struct interpose *ip);
+/* Between these the caller, who has left the gate, waits for confirmations. The first one before it leaves. */
+void settling_begins(struct interpose *ip);
+void settling_ends(struct interpose *ip);
 /* Fills tx->call; once the locks are held. */
 void txn_locked(struct txn *tx);
 int txn_lock_ids(struct txn *tx, uint64_t id, uint64_t id2);

@@ -12,7 +12,6 @@
 
 enum {
 	RECORD_WAIT_MS = 30000,
-	HANDOVER_WAIT_MS = 20000,	/* for the sync set to shrink to those who answer, too */
 };
 
 /* ---- events in, actions out ---- */
@@ -52,7 +51,7 @@ static void tell_changes(struct node *n, const struct core *was, const struct co
 }
 
 /* With core_mu held. */
-static void step_locked(struct node *n, struct core_event *e)
+void node_step_locked(struct node *n, struct core_event *e)
 {
 	static _Thread_local struct core_actions out;
 	static _Thread_local struct core was;
@@ -83,7 +82,7 @@ static void step_locked(struct node *n, struct core_event *e)
 void node_event(struct node *n, struct core_event *e)
 {
 	auto_lock(&n->core_mu);
-	step_locked(n, e);
+	node_step_locked(n, e);
 }
 
 int node_event_recorded(struct node *n, struct core_event *e)
@@ -91,7 +90,7 @@ int node_event_recorded(struct node *n, struct core_event *e)
 	struct timespec until = clock_mono_after_ms(RECORD_WAIT_MS);
 	auto_lock(&n->core_mu);
 	uint64_t want = n->rec_started + 1;
-	step_locked(n, e);
+	node_step_locked(n, e);
 	while (n->rec_saved < want && !n->closed)
 		if (pthread_cond_timedwait(&n->core_changed, &n->core_mu, &until) == ETIMEDOUT)
 			return -ETIMEDOUT;
@@ -102,11 +101,11 @@ int node_event_recorded(struct node *n, struct core_event *e)
 static uint64_t lsn_locked(struct node *n)
 {
 	uint64_t base = atomic_load(&n->base_seq);
-	uint64_t seq = n->core.role == CORE_PRIMARY ? queue_last(n->cfg.queue) : atomic_load(&n->applied_seq);
+	uint64_t seq = n->core.role >= CORE_PRIMARY ? queue_last(n->cfg.queue) : atomic_load(&n->applied_seq);
 	return seq > base ? seq - base : 0;
 }
 
-static uint64_t node_lsn(struct node *n)
+uint64_t node_lsn(struct node *n)
 {
 	auto_lock(&n->core_mu);
 	return lsn_locked(n);
@@ -141,7 +140,7 @@ static void do_record(struct node *n)
 	}
 	e.ok = !err;
 	e.text = err ? strerror(-err) : NULL;
-	step_locked(n, &e);
+	node_step_locked(n, &e);
 }
 
 static void *record_thread(void *arg)
@@ -186,7 +185,7 @@ static int append_epoch(struct node *n)
 	return err;
 }
 
-static void tell_role(struct node *n, enum node_role_event e)
+void node_tell_role(struct node *n, enum node_role_event e)
 {
 	if (n->cfg.role)
 		n->cfg.role(n->cfg.role_arg, e);
@@ -194,7 +193,7 @@ static void tell_role(struct node *n, enum node_role_event e)
 
 static void do_become_primary(struct node *n)
 {
-	stream_unfollow(n);
+	stream_unfollow(n, false);
 	int err = ids_new_range(n->cfg.handles);
 	if (err)
 		log_error("handles: can't take a new range of ids: %s: creations will fail", strerror(-err));
@@ -209,7 +208,7 @@ static void do_become_primary(struct node *n)
 		log_error("node: can't open the epoch: %s", strerror(-err));
 	interpose_set_writable(n->ip, !err);
 	atomic_store(&n->serving, true);
-	tell_role(n, NODE_ROLE_PRIMARY);
+	node_tell_role(n, NODE_ROLE_PRIMARY);
 	log_info("role: primary");
 	hook_state(n, "serving", "");
 }
@@ -222,15 +221,25 @@ static void epoch_answer(struct node *n, bool ok)
 	pthread_cond_broadcast(&n->core_changed);
 }
 
+/* Who serves clients goes first: nobody shall see what comes of the rest. */
 static void do_become_standby(struct node *n)
 {
+	n->changing = false;
+	node_tell_role(n, NODE_ROLE_LEFT);
 	atomic_store(&n->serving, false);
 	queue_stop(n->cfg.queue);
 	atomic_store(&n->applied_seq, queue_last(n->cfg.queue));	/* what we hold; nobody's stream */
 	epoch_answer(n, false);
 	interpose_set_writable(n->ip, false);
-	tell_role(n, NODE_ROLE_LEFT);
 	log_info("role: standby");
+}
+
+static void do_admit(struct node *n)
+{
+	interpose_set_writable(n->ip, true);
+	if (n->changing)
+		node_tell_role(n, NODE_ROLE_KEPT);
+	n->changing = false;
 }
 
 static void do_epoch_open(struct node *n, bool already)
@@ -241,14 +250,21 @@ static void do_epoch_open(struct node *n, bool already)
 	epoch_answer(n, !err);
 }
 
-static void do_drain(struct node *n)
+static void do_drain(struct node *n, bool complete)
 {
 	struct core_event e = { .type = EV_DRAINED };
-	stream_unfollow(n);
+
+	node_tell_role(n, complete ? NODE_ROLE_TAKING_OVER : NODE_ROLE_TAKING);
+	stream_unfollow(n, complete);
 	take_state(n);
 	e.lsn = node_lsn(n);
 	e.seq = atomic_load(&n->applied_seq);
-	node_event(n, &e);
+	pthread_mutex_lock(&n->core_mu);
+	node_step_locked(n, &e);
+	bool failed = n->core.role == CORE_STANDBY;
+	pthread_mutex_unlock(&n->core_mu);
+	if (failed)
+		node_tell_role(n, NODE_ROLE_NOT_TAKEN);
 }
 
 static void do_compare(struct node *n, const struct core_action *a)
@@ -306,14 +322,16 @@ static void run_action(struct node *n, const struct core_action *a)
 	case ACT_COMPARE: do_compare(n, a); break;
 	case ACT_FOLLOW: stream_follow(n, a); break;
 	case ACT_REFUSE: do_refuse(n, a); break;
-	case ACT_UNFOLLOW: stream_unfollow(n); break;
+	case ACT_UNFOLLOW: stream_unfollow(n, false); break;
 	case ACT_SETTLE: do_settle(n, a->seq); break;
 	case ACT_FENCE: hook_fence(n, a->peer, a->seq, a->flag); break;
-	case ACT_DRAIN: do_drain(n); break;
+	case ACT_DRAIN: do_drain(n, a->flag); break;
 	case ACT_ACKSET: do_ackset(n, a->set); break;
 	case ACT_BECOME_PRIMARY: do_become_primary(n); break;
 	case ACT_BECOME_STANDBY: do_become_standby(n); break;
-	case ACT_ADMIT: interpose_set_writable(n->ip, true); break;
+	case ACT_ADMIT: do_admit(n); break;
+	case ACT_PREPARE: case ACT_SHUT: case ACT_MARK: node_hand_job(n, a); break;
+	case ACT_HANDED: node_handed(n, a); break;
 	case ACT_EPOCH_OPEN: do_epoch_open(n, a->flag); break;
 	case ACT_EPOCH_WANTED: interpose_want_epoch(n->ip); break;
 	case ACT_PROMOTED: do_promoted(n, a); break;
@@ -560,6 +578,14 @@ static void on_message(void *arg, unsigned peer, const struct msg *m)
 	case FRAME_OPENED: node_stream_opened(n, peer, &m->opened); return;
 	case FRAME_STATE_ASK: give_asked(n, peer, m->id); return;
 	case FRAME_STATE: take_heard(n, peer, &m->state); return;
+	case FRAME_SWITCHED: node_switched(n, &m->switched); return;
+	case FRAME_SWITCHOVER:
+		e.type = EV_SWITCHOVER;
+		e.node = m->switchover.node;
+		e.seq = m->switchover.id;
+		break;
+	case FRAME_TAKE_BACK: e.type = EV_MSG_TAKE_BACK; break;
+	case FRAME_TAKEN_BACK: e.type = EV_MSG_TAKEN_BACK; break;
 	case FRAME_OPEN: e.type = EV_MSG_OPEN; break;
 	case FRAME_OUTDATE: e.type = EV_MSG_OUTDATE; break;
 	case FRAME_OUTDATED: e.type = EV_MSG_OUTDATED; break;
@@ -615,10 +641,10 @@ int node_open_epoch(void *arg)
 	auto_lock(&n->core_mu);
 
 	if (n->core.role != CORE_PRIMARY)
-		return -EROFS;
+		return n->core.role == CORE_HANDING ? -EAGAIN : -EROFS;
 	e.lsn = lsn_locked(n);
 	n->epoch_waiting = true;
-	step_locked(n, &e);
+	node_step_locked(n, &e);
 	while (n->epoch_waiting && !n->closed)
 		pthread_cond_wait(&n->core_changed, &n->core_mu);
 	return !n->epoch_waiting && n->epoch_ok ? 0 : -EROFS;
@@ -699,7 +725,10 @@ int node_stream_epoch(void *arg, struct epoch ep, uint64_t seq, uint64_t prev_ls
 void node_handover(void *arg, unsigned to, uint64_t number)
 {
 	struct core_event e = { .type = EV_STREAM_HANDOVER, .node = to, .seq = number };
-	node_event_recorded(arg, &e);
+	if (to)
+		node_event(arg, &e);		/* it may begin a promotion, which waits for us; what that records is enough */
+	else
+		node_event_recorded(arg, &e);
 }
 
 int node_set_inconsistent(void *arg, bool inconsistent)
@@ -730,13 +759,12 @@ bool node_may_adopt(void *arg)
 
 /* ---- people ---- */
 
-static const char *node_name(const struct node *n, unsigned p)
+const char *node_name(const struct node *n, unsigned p)
 {
 	return n->cfg.peers[p].name ? n->cfg.peers[p].name : "a node that is not configured";
 }
 
-/* A connected node that says of itself that it is primary; 0 = none. */
-static unsigned primary_heard(const struct node *n)
+unsigned node_primary_heard(const struct node *n)
 {
 	for (unsigned p = 1; p <= NODE_MAX; p++)
 		if (n->core.peer[p].connected && (n->core.peer[p].hello.flags & NODE_PRIMARY))
@@ -747,7 +775,7 @@ static unsigned primary_heard(const struct node *n)
 static void describe_knowledge(struct node *n, bool fenced, char *out, size_t size)
 {
 	uint64_t now = clock_mono_ms(), seen = n->core.last_contact_ms;
-	unsigned alive = fenced && !n->core.rec.handed_over ? primary_heard(n) : 0;
+	unsigned alive = fenced && !n->core.rec.handed_over ? node_primary_heard(n) : 0;
 	char contact[80];
 
 	if (!n->core.rec.nlineage || (n->core.rec.was_primary && !n->core.rec.outdated)) {
@@ -785,7 +813,7 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 	describe_knowledge(n, fenced, known, sizeof known);
 	bool was = n->core.role == CORE_PRIMARY;
 	n->promote_state = 1;
-	step_locked(n, &e);
+	node_step_locked(n, &e);
 	while (n->promote_state == 1 && !n->closed)
 		pthread_cond_wait(&n->core_changed, &n->core_mu);
 	if (n->promote_state == 1)
@@ -797,101 +825,6 @@ int node_promote(struct node *n, bool fenced, bool force, char *text, size_t siz
 	else
 		snprintf(text, size, "%s", n->promote_text);
 	return ok ? 0 : -EPERM;
-}
-
-/*
- * Giving the role up. Changes are shut off and the sync set confirms all that there are; when it doesn't in time nothing has been said to anybody,
- * and this node goes on. Then the handover follows: from here on there is no way back, for who has heard it may be promoted.
- */
-static int hand_over(struct node *n, bool stopping)
-{
-	struct timespec until = clock_mono_after_ms(HANDOVER_WAIT_MS);
-	struct core_event e = { .type = EV_DEMOTED, .flag = stopping };
-	struct op op = { .type = OP_HANDOVER };
-	uint64_t seq;
-
-	if (n->frozen)
-		return -EIO;			/* what is not durable here can't be handed over as if it were */
-	interpose_set_writable(n->ip, false);
-	int err = queue_wait_until(n->cfg.queue, queue_last(n->cfg.queue), CONFIRM_APPLIED, &until);
-	if (err)
-		return err;
-	op.stamp = interpose_stamp(n->ip);
-	err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
-	if (err)
-		return err;
-	until = clock_mono_after_ms(HANDOVER_WAIT_MS);
-	err = queue_wait_until(n->cfg.queue, seq, CONFIRM_APPLIED, &until);
-	if (err)
-		log_warn("node: not every standby has confirmed the handover: %s: a promotion there may need --fenced", strerror(-err));
-	e.lsn = node_lsn(n);
-	return node_event_recorded(n, &e);
-}
-
-/* Who may be promoted after our handover: the members of the sync set. */
-static void describe_successors(struct node *n, char *out, size_t size)
-{
-	auto_lock(&n->core_mu);
-	unsigned found = 0;
-	size_t len = (size_t)snprintf(out, size, "this node is standby now; ");
-
-	for (unsigned p = 1; p <= NODE_MAX; p++) {
-		if (p == n->cfg.core.node || !(n->core.rec.sync_set & 1u << p) || len >= size)
-			continue;
-		len += (size_t)snprintf(out + len, size - len, "%s%s", found++ ? ", " : "", node_name(n, p));
-	}
-	if (len < size)
-		snprintf(out + len, size - len, found ? " %s everything: `tandemfs promote' there" :
-			 "no other node was level: promote this one again, or let another become level first", found > 1 ? "have" : "has");
-}
-
-/* One at a time. When it fails changes are admitted again, by the worker: it knows whether this node is primary still. */
-static int give_role_up(struct node *n, bool stopping)
-{
-	struct core_event failed = { .type = EV_NOT_DEMOTED };
-
-	pthread_mutex_lock(&n->core_mu);
-	bool other = n->handing_over;
-	n->handing_over = true;
-	pthread_mutex_unlock(&n->core_mu);
-	if (other)
-		return -EBUSY;
-	int err = hand_over(n, stopping);
-	pthread_mutex_lock(&n->core_mu);
-	n->handing_over = false;
-	if (err)
-		step_locked(n, &failed);
-	pthread_mutex_unlock(&n->core_mu);
-	return err;
-}
-
-int node_demote(struct node *n, bool force, char *text, size_t size)
-{
-	pthread_mutex_lock(&n->core_mu);
-	enum core_role role = n->core.role;
-	bool busy = n->closed || n->handing_over || (role == CORE_PRIMARY && !atomic_load(&n->serving));
-	pthread_mutex_unlock(&n->core_mu);
-	if (role == CORE_STANDBY) {
-		snprintf(text, size, "this node is not primary: nothing to do");
-		return 0;
-	}
-	if (busy || role != CORE_PRIMARY) {
-		snprintf(text, size, "this node is changing its role already, or being stopped: try again");
-		return -EBUSY;
-	}
-	uint64_t writers = interpose_writers(n->ip);
-	if (writers && !force) {
-		snprintf(text, size, "files are open for writing (%llu): close them, or take their next write's error with --force",
-			 (unsigned long long)writers);
-		return -EBUSY;
-	}
-	int err = give_role_up(n, false);
-	if (err) {
-		snprintf(text, size, "the handover failed: %s: `tandemfs status` says what this node is now", strerror(-err));
-		return err;
-	}
-	describe_successors(n, text, size);
-	return 0;
 }
 
 int node_resync_local(struct node *n, bool discard, char *text, size_t size)
@@ -914,14 +847,14 @@ int node_resync_local(struct node *n, bool discard, char *text, size_t size)
 	atomic_store(&n->from_instance, 0);
 	atomic_store(&n->full_instance, 0);
 	if (discard) {
-		step_locked(n, &e);
+		node_step_locked(n, &e);
 	} else {
 		for (unsigned p = 1; p <= NODE_MAX; p++)
 			if (n->core.peer[p].connected)
 				link_reset(n->links, p, "a full comparison is wanted");
 	}
 	snprintf(text, size, "%s%s", !discard ? "a full comparison was asked for: see `tandemfs status'" :
-		 primary_heard(n) ? "this node follows the primary" : "no primary is heard: this node follows the next one",
+		 node_primary_heard(n) ? "this node follows the primary" : "no primary is heard: this node follows the next one",
 		 discard ? "; versions that only it has are kept in .tandemfs/lost/ of its backing directory" : "");
 	return 0;
 }
@@ -989,6 +922,7 @@ int node_new(const struct node_config *cfg, struct node **out)
 	cond_init_mono(&n->record_cond);
 	cond_init_mono(&n->settle_cond);
 	cond_init_mono(&n->hook_cond);
+	cond_init_mono(&n->hand_cond);
 	pthread_mutex_init(&n->answer_mu, NULL);
 	pthread_mutex_init(&n->take_mu, NULL);
 	cond_init_mono(&n->take_cond);
@@ -1006,7 +940,7 @@ static int start_threads(struct node *n)
 {
 	struct { pthread_t *t; void *(*run)(void *); } all[] = {
 		{ &n->recorder, record_thread }, { &n->worker, worker_thread }, { &n->settler, settle_thread }, { &n->acker, node_ack_thread },
-		{ &n->ticker, tick_thread },
+		{ &n->ticker, tick_thread }, { &n->hander, node_hand_thread },
 	};
 	for (; n->threads < ARRAY_LEN(all); n->threads++)
 		if (pthread_create(all[n->threads].t, NULL, all[n->threads].run, n))
@@ -1076,9 +1010,11 @@ static void end_threads(struct node *n)
 	n->worker_stop = true;
 	pthread_cond_broadcast(&n->tick_cond);
 	pthread_cond_broadcast(&n->settle_cond);
+	pthread_cond_broadcast(&n->hand_cond);
 	pthread_cond_broadcast(&n->job_cond);
 	pthread_mutex_unlock(&n->job_mu);
 	node_ack_poke(n, true);
+	join(n, 6, n->hander);
 	join(n, 5, n->ticker);
 	join(n, 4, n->acker);
 	join(n, 3, n->settler);
@@ -1086,7 +1022,7 @@ static void end_threads(struct node *n)
 	join(n, 2, n->worker);
 	for (unsigned p = 1; p <= NODE_MAX; p++)
 		stream_close(n, p);
-	stream_unfollow(n);
+	stream_unfollow(n, false);
 	pthread_mutex_lock(&n->job_mu);
 	n->recorder_stop = true;
 	pthread_cond_broadcast(&n->record_cond);
@@ -1102,13 +1038,14 @@ static void end_threads(struct node *n)
 void node_stop(struct node *n)
 {
 	struct core_event e = { .type = EV_STOPPING };
+	char text[NODE_TEXT_MAX];
 	bool handed = false;
 
 	pthread_mutex_lock(&n->core_mu);
-	bool primary = n->core.role == CORE_PRIMARY && atomic_load(&n->serving);
+	bool primary = n->core.role == CORE_HANDING || (n->core.role == CORE_PRIMARY && atomic_load(&n->serving));
 	pthread_mutex_unlock(&n->core_mu);
-	if (primary && !(handed = give_role_up(n, true) == 0))
-		log_error("node: the role could not be handed over: a standby needs --fenced to be promoted");
+	if (primary && !(handed = node_give_up(n, true, text, sizeof text) == 0))
+		log_error("node: the role could not be handed over: %s: a standby needs --fenced to be promoted", text);
 	if (node_event_recorded(n, &e))
 		log_error("node: can't record the stop: no goodbye, so that the others don't rely on it");
 	else
@@ -1149,6 +1086,7 @@ void node_free(struct node *n)
 	pthread_cond_destroy(&n->record_cond);
 	pthread_cond_destroy(&n->settle_cond);
 	pthread_cond_destroy(&n->hook_cond);
+	pthread_cond_destroy(&n->hand_cond);
 	pthread_mutex_destroy(&n->answer_mu);
 	pthread_mutex_destroy(&n->take_mu);
 	pthread_cond_destroy(&n->take_cond);

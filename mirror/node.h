@@ -26,6 +26,7 @@ struct node_resync {
 	void (*report)(void *arg, unsigned peer, const struct report *r);
 	bool (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);	/* false: there is no engine for PEER */
 	int (*keep_lost)(void *arg, const char *session);	/* before a comparison's first statement; NULL = don't keep */
+	bool (*busy)(void *arg, unsigned peer);			/* are statements on their way to PEER, which is level? */
 	void *arg;
 };
 
@@ -75,6 +76,7 @@ struct node_config {
 	struct conn_security *security;		/* borrowed */
 	const char *fence_hook, *state_hook;	/* NULL = none */
 	unsigned fence_timeout_ms;
+	void (*write_back)(void *arg);		/* what the mount's users have dirtied in memory is written; NULL = nothing. ARG: role_arg */
 	uint64_t reserve_bytes, queue_bytes;
 	struct state_file *state_file;		/* borrowed */
 	struct state state;			/* as loaded */
@@ -97,6 +99,8 @@ void node_free(struct node *n);
 /* ---- people: TEXT gets one or more lines for them ---- */
 int node_promote(struct node *n, bool fenced, bool force, char *text, size_t size);	/* -EPERM: refused */
 int node_demote(struct node *n, bool force, char *text, size_t size);			/* -EBUSY: files are open for writing */
+/* Makes node TO (0 = the one that is level) primary in this one's, or whoever's, place. -EBUSY: it failed, and TEXT says who is primary now. */
+int node_switchover(struct node *n, unsigned to, char *text, size_t size);
 int node_resync_local(struct node *n, bool discard, char *text, size_t size);
 
 /* ---- callbacks for interpose_config, apply_config, resync ---- */

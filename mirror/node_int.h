@@ -72,7 +72,11 @@ struct node {
 	pthread_mutex_t core_mu;		/* guards core, saved/started, answers */
 	pthread_cond_t core_changed;
 	struct core core;
-	bool handing_over;			/* somebody gives the role up */
+	int hand_state;				/* a person here wants the role given up: 0 no, 1 under way, 2 done, 3 failed */
+	char hand_text[NODE_TEXT_MAX];
+	uint64_t asked;				/* number of the FRAME_SWITCHOVER that a person here waits for, 0 = none */
+	int asked_state;			/* as hand_state */
+	char asked_text[REASON_MAX];
 	uint64_t rec_started, rec_saved;	/* records begun and ended (with success) by the recorder */
 	struct state saving;			/* the recorder's copy */
 	bool mark_due;				/* the data were unknown at the start: marks are made when they no longer are */
@@ -82,9 +86,12 @@ struct node {
 	char promote_text[NODE_TEXT_MAX];
 	_Atomic bool frozen;
 	_Atomic bool serving;			/* the worker has opened this node for changes, and not shut it */
+	bool changing;				/* NODE_ROLE_CHANGING was told, and nothing since; the worker's */
 
 	pthread_mutex_t job_mu;			/* guards what follows */
-	pthread_cond_t job_cond, tick_cond, record_cond, settle_cond, hook_cond;
+	pthread_cond_t job_cond, tick_cond, record_cond, settle_cond, hook_cond, hand_cond;
+	struct core_action hand_job;		/* ACT_PREPARE, ACT_SHUT, ACT_MARK for the hander */
+	bool hand_wanted;
 	bool record_wanted;
 	struct job *jobs, **jobs_last;
 	_Atomic unsigned njobs;
@@ -94,7 +101,7 @@ struct node {
 	unsigned fence_hooks;			/* that run: they answer to us */
 	bool worker_stop, recorder_stop;
 	_Atomic bool stopping;			/* written under job_mu */
-	pthread_t worker, recorder, ticker, acker, settler;
+	pthread_t worker, recorder, ticker, acker, settler, hander;
 	unsigned threads;			/* how many were started, in the order of node_threads */
 
 	pthread_mutex_t stream_mu;		/* guards senders' and receiver's conn and token */
@@ -127,6 +134,8 @@ struct node {
 
 /* Fills in time and random, steps the core, queues its actions. */
 void node_event(struct node *n, struct core_event *e);
+/* The same, with core_mu held. */
+void node_step_locked(struct node *n, struct core_event *e);
 /* As node_event, and waits until a record that was begun after it is durable. 0 or -ETIMEDOUT, -ESHUTDOWN. */
 int node_event_recorded(struct node *n, struct core_event *e);
 
@@ -134,8 +143,8 @@ int node_event_recorded(struct node *n, struct core_event *e);
 void stream_open(struct node *n, const struct core_action *a);
 void stream_close(struct node *n, unsigned peer);
 void stream_follow(struct node *n, const struct core_action *a);
-/* Ends the stream that we follow; what was received is applied first. */
-void stream_unfollow(struct node *n);
+/* Ends the stream that we follow; what was received is applied first. COMPLETE: nothing more is on its way. */
+void stream_unfollow(struct node *n, bool complete);
 void node_stream_ready(void *node, unsigned peer, uint64_t token, struct conn *c);
 void node_stream_opened(struct node *n, unsigned peer, const struct opened_msg *m);
 void *node_ack_thread(void *node);
@@ -150,6 +159,21 @@ void give_due(struct node *n);
 /* From the links: a question, an answer. */
 void give_asked(struct node *n, unsigned peer, uint64_t id);
 void take_heard(struct node *n, unsigned peer, const struct state_msg *m);
+
+/* node_hand.c: giving the role up */
+void *node_hand_thread(void *node);
+void node_hand_job(struct node *n, const struct core_action *a);
+/* Gives the role up to whoever is promoted. 0 or -EBUSY; TEXT says why not. */
+int node_give_up(struct node *n, bool stopping, char *text, size_t size);
+void node_handed(struct node *n, const struct core_action *a);
+void node_switched(struct node *n, const struct switched_msg *m);
+
+/* node.c */
+void node_tell_role(struct node *n, enum node_role_event e);
+uint64_t node_lsn(struct node *n);
+const char *node_name(const struct node *n, unsigned p);
+/* A connected node that says of itself that it is primary; 0 = none. With core_mu. */
+unsigned node_primary_heard(const struct node *n);
 
 /* node_hook.c */
 void hook_fence(struct node *n, unsigned peer, uint64_t number, bool stop);	/* answers with EV_FENCED */

@@ -406,7 +406,7 @@ void stream_follow(struct node *n, const struct core_action *a)
 	struct msg m = { .kind = FRAME_OPENED, .opened = { .token = a->msg.open.token } };
 	struct receiver *r = calloc(1, sizeof *r);
 
-	stream_unfollow(n);
+	stream_unfollow(n, false);
 	if (r && a->msg.open.mode == OPEN_STREAM && !stream_fits(n, a)) {
 		free(r);
 		link_reset(n->links, a->peer, "more was applied here than it was told: hello again");
@@ -448,12 +448,12 @@ static void receiver_free(struct receiver *r)
 }
 
 /* When a primary dies, what it had sent may still be in the socket: the reader gets a moment to meet the end. */
-static void let_reader_finish(struct receiver *r)
+static void let_reader_finish(struct receiver *r, bool complete)
 {
 	uint64_t end = clock_mono_ms() + DRAIN_MAX_MS, seen = 0;
 	auto_lock(&r->mu);
 
-	while (!r->eof && !r->abandoned && clock_mono_ms() < end) {
+	while (!complete && !r->eof && !r->abandoned && clock_mono_ms() < end) {
 		struct timespec until = clock_mono_after_ms(DRAIN_QUIET_MS);
 		uint64_t now = atomic_load(&r->n->recv_seq);
 		if (pthread_cond_timedwait(&r->changed, &r->mu, &until) == ETIMEDOUT && now == seen)
@@ -463,7 +463,7 @@ static void let_reader_finish(struct receiver *r)
 	r->ending = true;
 }
 
-void stream_unfollow(struct node *n)
+void stream_unfollow(struct node *n, bool complete)
 {
 	pthread_mutex_lock(&n->stream_mu);
 	struct receiver *r = n->receiver;
@@ -472,7 +472,7 @@ void stream_unfollow(struct node *n)
 	if (!r)
 		return;
 	if (r->running) {
-		let_reader_finish(r);
+		let_reader_finish(r, complete);
 		conn_shutdown(r->conn);
 		pthread_join(r->reader, NULL);
 		pthread_join(r->applier, NULL);

@@ -8,6 +8,7 @@
  *   {"cmd":"status"}                                   -> {"ok":true, "status": STATUS}
  *   {"cmd":"promote", "fenced":bool, "force":bool}     -> {"ok":true, "message": "what it knew: last contact, LSN, what may be missing"}
  *   {"cmd":"demote", "force":bool}                     -> {"ok":true, "message":...}
+ *   {"cmd":"switchover", "node":"beta"}                -> {"ok":true, "message":...}   node: who shall be primary; absent: the one that is level
  *   {"cmd":"resync", "discard_local":bool}             -> {"ok":true, "message":...}
  *   {"cmd":"umount", "force":bool}                     -> {"ok":true}; then the daemon ends and with it the connection, for which the
  *                                                         client waits: stop the control server last
@@ -102,6 +103,7 @@ int cmd_umount(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_status(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_promote(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_demote(const struct cmd_line *l, const struct volume_conf *c);
+int cmd_switchover(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_resync(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_reload(const struct cmd_line *l, const struct volume_conf *c);
 int cmd_key(const struct cmd_line *l, const struct volume_conf *c);

@@ -79,6 +79,13 @@ static int resync_keep(void *arg, const char *session)
 	return resync_sink_keep_lost(d->sink, session);
 }
 
+static bool resync_is_busy(void *arg, unsigned peer)
+{
+	struct daemon *d = arg;
+	auto_lock(&d->resync_mu);
+	return d->resync[peer] && resync_busy(d->resync[peer]);
+}
+
 /* ---- callbacks that cross rooms ---- */
 
 static bool may_adopt(void *arg)
@@ -104,6 +111,7 @@ static void clock_seen(void *arg, struct timespec t)
 static void d_barrier_done(void *arg, uint64_t seq, int err) { node_barrier_done(((struct daemon *)arg)->node, seq, err); }
 static void d_report(void *arg, const struct report *r) { node_report(((struct daemon *)arg)->node, r); }
 static void d_handover(void *arg, unsigned to, uint64_t number) { node_handover(((struct daemon *)arg)->node, to, number); }
+static void d_write_back(void *arg) { fuse_front_write_back(((struct daemon *)arg)->front); }
 static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 {
 	return node_stream_epoch(((struct daemon *)arg)->node, e, seq, prev);
@@ -190,9 +198,10 @@ static int build_node(struct daemon *d)
 		.volume = c->name, .listen = c->npeers ? c->nodes[c->self].address : "", .security = d->security,
 		.compress = c->compress, .prompt_acks = c->durability == (int)DURABILITY_SYNC,
 		.fence_hook = c->fence_peer[0] ? c->fence_peer : NULL, .state_hook = c->state_hook[0] ? c->state_hook : NULL,
-		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes, .queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
+		.fence_timeout_ms = (unsigned)c->fence_timeout_ms, .reserve_bytes = c->reserve_bytes,
+		.queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
 		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,
-		.queue = d->queue, .role = d_role, .role_arg = d,
+		.queue = d->queue, .role = d_role, .write_back = d_write_back, .role_arg = d,
 	};
 	for (unsigned p = 1; p <= NODE_MAX; p++) {
 		if (!c->nodes[p].number)
@@ -386,7 +395,7 @@ static void warn_if_hidden(const struct volume_conf *c)
 
 static int start(struct daemon *d)
 {
-	struct node_resync nr = { resync_begin, resync_end, resync_heard, resync_again, resync_keep, d };
+	struct node_resync nr = { resync_begin, resync_end, resync_heard, resync_again, resync_keep, resync_is_busy, d };
 	pthread_t t;
 
 	warn_if_hidden(d->conf);

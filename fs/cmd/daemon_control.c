@@ -220,6 +220,18 @@ static json_t *on_demote(struct daemon *d, const json_t *req)
 	return answer(node_demote(d->node, flag(req, "force"), text, sizeof text), text);
 }
 
+/* The node may be named or left out. */
+static json_t *on_switchover(struct daemon *d, const json_t *req)
+{
+	const char *name = json_string_value(json_object_get(req, "node"));
+	const struct conf_node *to = name ? conf_node_by_name(d->conf, name) : NULL;
+	char text[TEXT_MAX];
+
+	if (name && !to)
+		return control_error("its configuration names the nodes", "there is no [node %s]", name);
+	return answer(node_switchover(d->node, to ? to->number : 0, text, sizeof text), text);
+}
+
 static json_t *on_resync(struct daemon *d, const json_t *req)
 {
 	char text[TEXT_MAX];
@@ -300,7 +312,7 @@ static json_t *on_handle(struct daemon *d, const json_t *req)
 json_t *daemon_control(void *arg, const json_t *request)
 {
 	static const struct { const char *cmd; json_t *(*fn)(struct daemon *d, const json_t *req); } table[] = {
-		{ "status", on_status }, { "promote", on_promote }, { "demote", on_demote },
+		{ "status", on_status }, { "promote", on_promote }, { "demote", on_demote }, { "switchover", on_switchover },
 		{ "resync", on_resync }, { "umount", on_umount },   { "handle", on_handle },
 		{ "reload", on_reload },
 	};

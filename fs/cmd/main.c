@@ -28,6 +28,8 @@ const struct subcmd subcmds[] = {
 	    { "force", 0, NULL, "Even when this node is outdated or inconsistent: what only others have is lost." } } },
 	{ "demote", "[--force] NAME", "Makes this primary a standby, in order: everything is handed to the level peers first.", 1, 1, true, cmd_demote,
 	  { { "force", 0, NULL, "Even when files are open for writing: their writers get EROFS." } } },
+	{ "switchover", "NAME [NODE]", "Changes roles while both nodes are alive; run it on any node. NODE becomes primary, by default the one level standby.", 1, 2,
+	  true, cmd_switchover, { { 0 } } },
 	{ "resync", "[--discard-local] NAME", "Compares this node with the primary again and makes it equal.", 1, 1, true, cmd_resync,
 	  { { "discard-local", 0, NULL, "After a split: follow the other node; every version that only this one has is moved to .tandemfs/lost/ first." } } },
 	{ "reload", "NAME", "Puts the [export] sections of the configuration in force for NFS clients, without a pause; all else needs a restart.", 1, 1, true,

@@ -1,5 +1,5 @@
 /*
- * The sub-commands that are one request to the daemon: promote, demote, resync, reload, umount; and key and check-config, which only read files.
+ * The sub-commands that are one request to the daemon: promote, demote, switchover, resync, reload, umount; and key and check-config, which only read files.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -64,6 +64,16 @@ int cmd_promote(const struct cmd_line *l, const struct volume_conf *c)
 int cmd_demote(const struct cmd_line *l, const struct volume_conf *c)
 {
 	return request(l, c, json_pack("{s:s,s:b}", "cmd", "demote", "force", cmd_option(l, "force") != NULL), false);
+}
+
+int cmd_switchover(const struct cmd_line *l, const struct volume_conf *c)
+{
+	if (l->argc > 1 && !conf_node_by_name(c, l->argv[1]))
+		return cmd_fail("switchover: there is no [node %s] in %s", l->argv[1], c->file);
+	json_t *req = json_pack("{s:s}", "cmd", "switchover");
+	if (l->argc > 1)
+		json_object_set_new(req, "node", json_string(l->argv[1]));
+	return request(l, c, req, false);
 }
 
 int cmd_resync(const struct cmd_line *l, const struct volume_conf *c)

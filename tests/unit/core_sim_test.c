@@ -1,6 +1,6 @@
 /*
- * The decision core under a simulated world: two to four nodes, their disks, links and streams, and people who promote, demote, cut, crash and restart
- * at random, all from one seed. Time, messages and records are the simulator's; the cores are the real ones.
+ * The decision core under a simulated world: two to four nodes, their disks, links and streams, and people who promote, demote, switch over, cut,
+ * crash and restart at random, all from one seed. Time, messages and records are the simulator's; the cores are the real ones.
  *
  * Promises:
  *  - an acknowledged operation is on every node that is promoted without force, whatever was cut or crashed before;
@@ -25,7 +25,7 @@
 
 enum { N_MAX = 4, HIST_MAX = 4096, MSGS_MAX = 4096, STEP_MS = 5, RUN_MS = 60000, HEAL_MS = 40000 };
 
-struct sop { uint32_t id; struct epoch epoch; };	/* id 0: an epoch begins */
+struct sop { uint32_t id, to; uint64_t mark; struct epoch epoch; };	/* id 0: an epoch begins, or with MARK: a handover to node TO */
 struct simmsg { bool used; unsigned from, to; uint64_t due, order; struct msg m; int what; };
 struct sstream { bool open, full, comparing; unsigned to; uint64_t at; uint64_t compare_due, up_due; };
 struct simnode {
@@ -44,6 +44,8 @@ struct simnode {
 	uint64_t fence_due[N_MAX + 1], fence_number[N_MAX + 1];
 	uint64_t full_instance;			/* whose comparison is under way */
 	uint64_t settle_due, settle_number, hang_until, die_due;
+	bool shut;				/* admits no changes */
+	uint64_t prepare_due, prepare_number, shut_until, shut_number, mark_until, mark_number;
 	bool stopping, goodbye;			/* goodbye: with the record under way */
 	bool fence_ok[N_MAX + 1];
 	uint64_t heard[N_MAX + 1];
@@ -60,6 +62,7 @@ static struct {
 	bool healing, resting, trace, hook;
 	char fault[400];
 } W;
+static struct { unsigned taken, taken_back, doubts; } handovers;	/* in all worlds: markers whose addressee reigned; that it gave back; links lost at that moment */
 
 static uint64_t rnd(void)
 {
@@ -136,6 +139,8 @@ static void crash(unsigned i)
 	trace("node %u crashes", i);
 	s->alive = s->primary = s->recording = s->stopping = s->goodbye = false;
 	s->settle_due = s->die_due = s->hang_until = 0;
+	s->shut = false;
+	s->prepare_due = s->shut_until = s->mark_until = 0;
 	memset(s->out, 0, sizeof s->out);
 	memset(s->fence_due, 0, sizeof s->fence_due);
 	for (unsigned j = 1; j <= W.n; j++)
@@ -181,7 +186,44 @@ static bool on_disk_everything_acked(const struct simnode *s, uint32_t *missing)
 static void append(struct simnode *s, uint32_t id, struct epoch ep)
 {
 	if (s->len < HIST_MAX)
-		s->hist[s->len++] = (struct sop){ id, ep };
+		s->hist[s->len++] = (struct sop){ .id = id, .epoch = ep };
+}
+
+/* Things go wrong at the worst moment. */
+static void trouble(unsigned i, unsigned to)
+{
+	unsigned kind = (unsigned)(rnd() % 12);
+
+	if (W.healing || !to)
+		return;
+	if (kind == 0)
+		W.node[to].die_due = W.now + rnd() % 20;
+	else if (kind == 1)
+		W.node[i].die_due = W.now + rnd() % 20;
+	else if (kind == 2)
+		W.node[to].hang_until = W.now + 100 + rnd() % 4000;
+	else if (kind <= 4)
+		W.cut[i][to] = W.cut[to][i] = true;
+	else if (kind == 5)
+		disconnect(i, to, "reset");
+}
+
+static void act_mark(unsigned i, const struct core_action *a)
+{
+	struct simnode *s = &W.node[i];
+	struct core_event e = { .type = EV_MARKED, .seq = a->seq };
+
+	if (!W.healing && chance(30000)) {
+		event(i, &e);			/* no memory */
+		return;
+	}
+	append(s, 0, (struct epoch){ 0 });
+	s->hist[s->len - 1].mark = a->seq;
+	s->hist[s->len - 1].to = a->peer;
+	s->mark_until = W.now + 300 + rnd() % 300;
+	s->mark_number = a->seq;
+	trace("node %u: handover to %u", i, a->peer);
+	trouble(i, a->peer);
 }
 
 static void act_open(unsigned i, const struct core_action *a)
@@ -220,6 +262,7 @@ static void act_become_primary(unsigned i)
 		violation("node %u is promoted without op %u, which was acknowledged", i, missing);
 	s->primary = true;
 	s->want_epoch = false;
+	handovers.taken += s->len && s->hist[s->len - 1].to == i;
 	append(s, 0, state_epoch(&s->c.rec));
 	s->reign_start = s->len;
 	s->acked = s->len;
@@ -258,7 +301,20 @@ static void action(unsigned i, const struct core_action *a)
 		s->settle_due = W.now + 1 + rnd() % 20 + (chance(100000) ? 1500 : 0);
 		s->settle_number = a->seq;
 		break;
-	case ACT_ADMIT: break;
+	case ACT_ADMIT: s->shut = false; break;
+	case ACT_PREPARE:
+		s->prepare_due = W.now + 1 + rnd() % 30;
+		s->prepare_number = a->seq;
+		break;
+	case ACT_SHUT:
+		s->shut = true;
+		s->shut_until = W.now + a->from_seq;
+		s->shut_number = a->seq;
+		break;
+	case ACT_MARK: act_mark(i, a); break;
+	case ACT_HANDED:
+		trace("  %u: role given up: %d %s", i, a->ok, a->text);
+		break;
 	case ACT_FENCE:
 		s->fence_number[a->peer] = a->seq;
 		s->fence_due[a->peer] = W.now + 50 + rnd() % 300;
@@ -276,7 +332,10 @@ static void action(unsigned i, const struct core_action *a)
 		event(i, &e);
 		break;
 	case ACT_BECOME_PRIMARY: act_become_primary(i); break;
-	case ACT_BECOME_STANDBY: s->primary = false; break;
+	case ACT_BECOME_STANDBY:
+		s->primary = s->shut = s->forced = false;
+		s->prepare_due = s->shut_until = s->mark_until = 0;
+		break;
 	case ACT_EPOCH_OPEN:
 		if (!a->flag)
 			append(s, 0, state_epoch(&s->c.rec));
@@ -300,7 +359,9 @@ static void event(unsigned i, struct core_event *e)
 	e->instance = s->instance;
 	e->queue_first = s->reign_start;
 	e->queue_last = s->len;
+	unsigned doubted = s->c.doubt_of;
 	core_step(&s->c, e, out);
+	handovers.doubts += s->c.doubt_of && !doubted;
 	for (unsigned k = 0; k < out->n && s->alive; k++)
 		action(i, &out->a[k]);
 	free(out);
@@ -358,6 +419,11 @@ static void deliver(struct simmsg *m)
 	case FRAME_LEVEL: e.type = EV_MSG_LEVEL; break;
 	case FRAME_LEVELLED: e.type = EV_MSG_LEVELLED; break;
 	case FRAME_GOODBYE: e.type = EV_GOODBYE; e.flag = true; break;
+	case FRAME_TAKE_BACK: e.type = EV_MSG_TAKE_BACK; break;
+	case FRAME_TAKEN_BACK:
+		e.type = EV_MSG_TAKEN_BACK;
+		handovers.taken_back += !m->m.record_done.err;
+		break;
 	default: return;
 	}
 	event(m->to, &e);
@@ -473,12 +539,50 @@ static void move_stream(unsigned i, unsigned p)
 		struct sop *op = &s->hist[o->at];
 		t->len = (uint32_t)o->at;
 		append(t, op->id, op->epoch);
+		t->hist[t->len - 1] = *op;
 		t->from_seq = ++o->at;
-		if (!op->id) {
+		if (op->mark) {
+			struct core_event e = { .type = EV_STREAM_HANDOVER, .node = op->to, .seq = op->mark };
+			event(p, &e);
+		} else if (!op->id) {
 			struct core_event e = { .type = EV_STREAM_EPOCH, .epoch = op->epoch, .lsn = o->at };
 			t->stall_until = UINT64_MAX;
 			event(p, &e);
 		}
+	}
+}
+
+/* All that I acknowledged on is applied by the set. */
+static bool set_has_all(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+
+	for (unsigned p = 1; p <= W.n; p++)
+		if ((s->ackset & 1u << p) && (!s->out[p].open || s->out[p].full || s->out[p].at < s->len))
+			return false;
+	return true;
+}
+
+/* What the node's shell does while the role is given up. */
+static void move_handover(unsigned i)
+{
+	struct simnode *s = &W.node[i];
+	bool all = s->alive && set_has_all(i);
+
+	if (s->alive && s->prepare_due && W.now >= s->prepare_due) {
+		struct core_event e = { .type = EV_PREPARED, .ok = W.healing || !chance(30000), .seq = s->prepare_number, .text = "simulated" };
+		s->prepare_due = 0;
+		event(i, &e);
+	}
+	if (s->alive && s->shut_until && (all || W.now >= s->shut_until)) {
+		struct core_event e = { .type = EV_SHUT, .ok = all, .seq = s->shut_number, .lsn = s->len, .text = "simulated" };
+		s->shut_until = 0;
+		event(i, &e);
+	}
+	if (s->alive && s->mark_until && (all || W.now >= s->mark_until)) {
+		struct core_event e = { .type = EV_MARKED, .ok = true, .seq = s->mark_number };
+		s->mark_until = 0;
+		event(i, &e);
 	}
 }
 
@@ -506,7 +610,7 @@ static void acknowledge(unsigned i)
 static void work(unsigned i)
 {
 	struct simnode *s = &W.node[i];
-	if (!s->alive || !s->primary || W.resting || s->len >= HIST_MAX - 2 || chance(700000))
+	if (!s->alive || !s->primary || s->shut || W.resting || s->len >= HIST_MAX - 2 || chance(700000))
 		return;
 	if (s->want_epoch) {
 		struct core_event e = { .type = EV_WANT_EPOCH, .lsn = s->len };
@@ -539,20 +643,20 @@ static bool any_primary(void)
 	return false;
 }
 
-/* Is it true that whoever may still acknowledge as primary is dead? */
+/* Is it true that whoever may still acknowledge as primary is dead? The last primary may be one again any moment: by a promotion, or out of doubt. */
 static bool truly_fenced(unsigned i)
 {
 	for (unsigned j = 1; j <= W.n; j++)
-		if (j != i && W.node[j].alive && (W.node[j].primary || W.node[j].c.role != CORE_STANDBY))
+		if (j != i && W.node[j].alive && (W.node[j].primary || W.node[j].c.role != CORE_STANDBY || W.node[j].c.rec.was_primary))
 			return false;
 	return true;
 }
 
-/* Without a fence a person has been told not to promote I: some node went on without it. */
+/* Without a fence a person has been told not to promote I: some node went on without it; and waits for the promotion of another, which he has ordered. */
 static bool at_risk(unsigned i)
 {
 	for (unsigned j = 1; j <= W.n && !W.hook; j++)
-		if (j != i && (W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
+		if (j != i && ((W.node[j].alive && W.node[j].c.role >= CORE_FENCING && W.node[j].c.role < CORE_PRIMARY) || W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
 			return true;
 	return false;
 }
@@ -571,18 +675,22 @@ static void promote(unsigned i, bool fenced, bool force)
 static void demote(unsigned i)
 {
 	struct simnode *s = &W.node[i];
+	struct core_event e = { .type = EV_DEMOTE };
+
 	if (!s->alive || !s->primary)
 		return;
-	for (unsigned p = 1; p <= W.n; p++)
-		if ((s->ackset & 1u << p) && (!s->out[p].open || s->out[p].full || s->out[p].at < s->len))
-			return;			/* the handover would have to wait */
-	struct core_event e = { .type = EV_DEMOTED, .lsn = s->len };
-	for (unsigned p = 1; p <= W.n; p++)
-		if ((s->ackset & 1u << p) && s->out[p].open) {
-			struct core_event h = { .type = EV_STREAM_HANDOVER };
-			event(p, &h);
-		}
 	trace("person demotes %u", i);
+	event(i, &e);
+}
+
+static void switch_over(unsigned i, unsigned to)
+{
+	struct simnode *s = &W.node[i];
+	struct core_event e = { .type = EV_SWITCHOVER, .node = to };
+
+	if (!s->alive || !s->primary)
+		return;
+	trace("person switches over from %u to %u", i, to);
 	event(i, &e);
 }
 
@@ -615,6 +723,8 @@ static void people(void)
 		promote(j, truly_fenced(j), false);
 	if (chance(1500))
 		demote(i);
+	if (chance(30000))
+		switch_over(i, chance(500000) ? j : 0);
 	if (chance(1500))
 		stop(j);
 	if (chance(2000))
@@ -638,6 +748,7 @@ static void step(void)
 			if (p != i)
 				move_stream(i, p);
 		work(i);
+		move_handover(i);
 		acknowledge(i);
 		if (W.now % 20 == 0)
 			tick(i);
@@ -755,6 +866,8 @@ START_TEST(random_worlds)
 	printf("# seeds %llu..%llu\n", (unsigned long long)first, (unsigned long long)(first + n - 1));
 	for (uint64_t s = first; s < first + n; s++)
 		bad += !run_seed(s);
+	printf("# handovers: %u taken, %u taken back, %u doubts\n", handovers.taken, handovers.taken_back, handovers.doubts);
+	ck_assert_msg(one || (handovers.taken && handovers.taken_back && handovers.doubts), "the worlds saw no handover of each kind");
 	ck_assert_msg(!bad, "%u of %llu worlds broke a promise", bad, (unsigned long long)n);
 }
 END_TEST

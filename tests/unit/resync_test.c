@@ -125,9 +125,38 @@ static void restate(void *arg, const uint64_t *ids, unsigned n)
 		resync_restate(e, ids, n);
 }
 
+/* What the room above says beside the tree, and what of it has come. */
+enum { BESIDE_KIND = 77, BESIDE_PARTS = 3 };
+static int beside_err;
+static atomic_uint beside_asked, beside_came;
+
+static int say_beside(void *arg, unsigned peer)
+{
+	ck_assert_ptr_eq(arg, &beside_err);
+	atomic_fetch_add(&beside_asked, 1);
+	for (unsigned i = 0; i < BESIDE_PARTS && !beside_err; i++) {
+		struct op op = { .type = OP_ATTACH, .attach = "part", .attach_len = 4, .attach_kind = BESIDE_KIND };
+		int err = interpose_emit(ip, &op, (uint16_t)(1u << peer), &(uint64_t){ 0 });
+		if (err)
+			return err;
+	}
+	return beside_err;
+}
+
+static void beside_comes(void *arg, uint16_t kind, uint64_t seq, const void *data, size_t len)
+{
+	(void)arg, (void)kind, (void)seq, (void)data;
+	ck_assert_uint_eq(len, 4);
+	atomic_fetch_add(&beside_came, 1);
+}
+
 static int set_inconsistent(void *arg, bool yes)
 {
 	(void)arg;
+	if (!yes)	/* whoever goes on from here by stream must have it already */
+		ck_assert_uint_eq(atomic_load(&beside_came), BESIDE_PARTS);
+	else
+		atomic_store(&beside_came, 0);
 	inconsistent = yes;
 	return 0;
 }
@@ -147,6 +176,7 @@ static void standby_up(void)
 	ck_assert_int_eq(apply_new(&ac, &apply), 0);
 	ck_assert_int_eq(resync_sink_new(&sc, &sink), 0);
 	resync_sink_register(sink, apply);
+	apply_register_attach(apply, BESIDE_KIND, beside_comes, NULL);
 }
 
 static void standby_down(void)
@@ -259,7 +289,7 @@ static void on_done(void *arg, unsigned peer, int err)
 static void round_start(void)
 {
 	struct resync_config rc = { .peer = PEER, .full = true, .local = A.l, .bottom = A.l, .locks = A.locks, .handles = A.h, .ip = ip, .queue = queue,
-				    .done = on_done };
+				    .done = on_done, .snapshot = say_beside, .snapshot_arg = &beside_err };
 	struct resync *r;
 
 	memset(seen, 0, sizeof seen);
@@ -1122,6 +1152,27 @@ START_TEST(a_round_is_exact_while_four_threads_write)
 }
 END_TEST
 
+/* Once per comparison, before the standby is level: set_inconsistent() asks. */
+START_TEST(what_is_said_beside_the_tree_comes_before_level)
+{
+	atomic_store(&beside_asked, 0);
+	round_start();
+	ck_assert_int_eq(round_wait(), 0);
+	ck_assert_uint_eq(atomic_load(&beside_asked), 1);
+	quiesce();
+	ck_assert_uint_eq(atomic_load(&beside_asked), 1);
+	round_stop();
+	beside_err = -ENOMEM;
+	round_start();
+	ck_assert_int_eq(round_wait(), -ENOMEM);
+	round_stop();
+	ck_assert(inconsistent);
+	beside_err = 0;
+	level();
+	ck_assert_uint_eq(atomic_load(&beside_asked), 3);
+}
+END_TEST
+
 START_TEST(single_objects_are_stated_again_on_a_level_standby)
 {
 	round_start();
@@ -1236,6 +1287,7 @@ int main(void)
 	tcase_add_test(t, unmarked_strangers_leave_the_standby);
 	tcase_add_test(t, live_nameless_files_are_kept_and_dead_ones_go);
 	tcase_add_test(t, a_round_is_exact_while_four_threads_write);
+	tcase_add_test(t, what_is_said_beside_the_tree_comes_before_level);
 	tcase_add_test(t, single_objects_are_stated_again_on_a_level_standby);
 	tcase_add_test(t, losing_versions_are_kept_whole);
 	tcase_add_test(t, a_standby_that_stops_in_the_middle_stays_inconsistent);

@@ -520,7 +520,7 @@ static void compare_tree(struct comparing *cmp, const char *path, uint64_t id)
 }
 
 /* Differences between the two trees; OBJECTS (may be NULL): how many objects were compared. */
-static unsigned pair_compare(struct pair *p, size_t *objects)
+static inline unsigned pair_compare(struct pair *p, size_t *objects)
 {
 	struct comparing cmp = { .a = p->a.local, .b = p->b.local };
 

@@ -72,6 +72,8 @@ static void toy_turn(unsigned char i)
 static int emit_client(void *arg, const void *data, size_t len)
 {
 	(void)arg;
+	if (clock_mono_ns() & 64)
+		usleep(300);		/* a snapshot could overtake it, were it not for the order */
 	return interpose_attach(p.ip, REPLICA_CLIENT, data, (uint32_t)len, false, &(uint64_t){ 0 });
 }
 static int emit_nothing(void *arg, const void *data, size_t len)

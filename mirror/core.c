@@ -476,7 +476,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 		return buf;
 	}
 	if (lp && (c->rec.inconsistent || c->rec.outdated)) {
-		snprintf(buf, size, "%s is primary, and this node is %s: wait until `tandemfs status' here says OK, then `tandemfs demote' there; "
+		snprintf(buf, size, "%s is primary, and this node is %s: wait until `tandemfs status' here says OK, then `tandemfs switchover'; "
 			 "or take the loss with --force", core_name_of(c, lp), c->rec.inconsistent ? "inconsistent" : "outdated");
 		return buf;
 	}
@@ -513,7 +513,7 @@ const char *core_promotion_refusal(const struct core *c, bool fenced, bool force
 	if (c->cfg.fence == FENCE_HOOK)
 		return NULL;
 	if (lp) {
-		snprintf(buf, size, "%s is primary and alive: `tandemfs demote' there first (or stop it and say --fenced)", core_name_of(c, lp));
+		snprintf(buf, size, "%s is primary and alive: `tandemfs switchover' (or stop it and say --fenced)", core_name_of(c, lp));
 		return buf;
 	}
 	return "nobody has made sure that the old primary is stopped: stop it, then say --fenced (fence_peer = none)";

@@ -79,7 +79,11 @@ int obj_cache_init(struct local *l)
 		pthread_mutex_init(&s->lock, NULL);
 		s->idle.next_idle = s->idle.prev_idle = &s->idle;
 	}
-	pthread_rwlock_init(&l->forgetting, NULL);
+	pthread_rwlockattr_t a;
+	pthread_rwlockattr_init(&a);
+	pthread_rwlockattr_setkind_np(&a, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&l->forgetting, &a);
+	pthread_rwlockattr_destroy(&a);
 	return 0;
 }
 

@@ -44,7 +44,7 @@ echo ok >"$TMP/fence-mode"
 check "when the hook succeeds, acknowledgements go on" wait_for 10 test -e "$TMP/acknowledged"
 check "the writer got no error" wait "$writer"
 is "the set is smaller" "$(status alpha '.sync_set | join(" ")')" alpha
-check "the standby was really stopped" gone "$(node_pid beta)"
+check "the standby was really stopped" wait_for 20 gone "$(node_pid beta)"
 check "it comes back" node_start beta
 check_fails "not to be promoted" tfs beta promote --fenced
 link_up beta
@@ -55,7 +55,7 @@ trees_equal "after a fence" alpha beta
 echo y >"$A/g" && sync "$A/g"
 pid=$(node_pid alpha)
 check "promote: the hook stops the old primary" tfs beta promote
-check "it is dead" gone "$pid"
+check "it is dead" wait_for 20 gone "$pid"
 is "what it acknowledged is here" "$(cat "$B/g")" y
 check "changes go on" touch "$B/h"
 tap_end

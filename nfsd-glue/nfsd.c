@@ -155,6 +155,7 @@ void nfsd_role(struct nfsd *n, enum nfsd_role role)
 void nfsd_flush_failed(struct nfsd *n) { nfs3_flush_failed(n->nfs3); }
 int nfsd_snapshot(struct nfsd *n, unsigned peer) { return replica_snapshot(n->replica, peer); }
 struct clients *nfsd_clients(struct nfsd *n) { return n->clients; }
+struct replica *nfsd_replica(struct nfsd *n) { return n->replica; }
 
 void nfsd_stop(struct nfsd *n)
 {

@@ -69,5 +69,6 @@ struct nfsd_status {
 };
 void nfsd_status(struct nfsd *n, struct nfsd_status *out);
 struct clients *nfsd_clients(struct nfsd *n);
+struct replica *nfsd_replica(struct nfsd *n);
 
 #endif

@@ -140,6 +140,25 @@ static void d_role(void *arg, enum node_role_event e)
 		nfsd_role(d->nfsd, roles[e]);
 }
 
+/* The NFS server's state, between nodes: a node without a server has nothing to ask for and nothing to give. */
+static bool state_complete(void *arg)
+{
+	struct daemon *d = arg;
+	return !d->nfsd || replica_complete(nfsd_replica(d->nfsd));
+}
+
+static int state_give(void *arg, int (*send)(void *to, const void *data, size_t len), void *to)
+{
+	struct daemon *d = arg;
+	return d->nfsd ? replica_give(nfsd_replica(d->nfsd), send, to) : send(to, NULL, 0);
+}
+
+static int state_take(void *arg, const void *data, size_t len)
+{
+	struct daemon *d = arg;
+	return d->nfsd ? replica_take(nfsd_replica(d->nfsd), data, len) : -EBADMSG;
+}
+
 static void d_settle(void *front) { fuse_front_settle(front); }
 static void d_flush_range(void *front, uint64_t id, uint64_t off, uint64_t len) { fuse_front_flush_range(front, id, off, len); }
 
@@ -202,6 +221,7 @@ static int build_node(struct daemon *d)
 		.queue_bytes = c->queue_bytes, .state_file = d->volume.state_file,
 		.state = d->volume.state, .unknown = d->volume.unknown, .limits = &d->volume.state.limits, .handles = d->volume.handles, .bottom = d->volume.local,
 		.queue = d->queue, .role = d_role, .write_back = d_write_back, .role_arg = d,
+		.above = { state_complete, state_give, state_take, d },
 	};
 	for (unsigned p = 1; p <= NODE_MAX; p++) {
 		if (!c->nodes[p].number)

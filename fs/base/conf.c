@@ -99,6 +99,9 @@ static const struct conf_option options[] = {
 	{ "nfs", "rpcbind", CONF_T_CHOICE, V(nfs_rpcbind), "auto", 0, 0, choices_rpcbind,
 	  "Whether the NFS server's programs are registered with the rpcbind of this machine: yes: a failure is logged; auto: where one runs; no: clients have to be told the "
 	  "ports (mount options port and mountport)." },
+	{ "nfs", "grace", CONF_T_DURATION, V(nfs_grace_ms), "60s", 1000, 600000, NULL,
+	  "When a node becomes primary without knowing the locks of NFS clients (there was no level standby): for how long locks are only given back to clients that held "
+	  "them. Where they are known there is no such time." },
 	{ "export", "path", CONF_T_PATH, E(path), "/", 0, 0, NULL,
 	  "The directory that is exported, as seen from the volume's root: `/' is the whole volume. Clients mount HOST:PATH, or a directory below." },
 	{ "export", "clients", CONF_T_NETS, E(nets), NULL, 0, 0, NULL,

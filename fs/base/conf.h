@@ -87,6 +87,7 @@ struct volume_conf {
 	/* [nfs] */
 	char nfs_listen[CONF_VALUE_MAX + 1];	/* host:port; "" = no NFS server */
 	int nfs_rpcbind;			/* enum conf_rpcbind */
+	uint64_t nfs_grace_ms;
 
 	/* [export NAME] */
 	unsigned nexports;			/* 0 = nobody can mount anything */

@@ -4,6 +4,7 @@
  *
  *     -p PORT  of NFS (2049)   -m PORT  of MOUNT, -l PORT  of NLM (both: as NFS)   -u UID  -g GID  -G GID,GID...  -M MACHINE
  *     -s HOST  another server of the same export: listings take their pages from all of them in turn
+ *     -r       connects again when a connection breaks, and sends again what wasn't answered
  *     -w       compares the weak cache consistency data of every change with GETATTR before and after it
  *
  * Paths are resolved below the export by LOOKUP, symbolic links are not followed. Status 0: NFS3_OK; 1: the server said no, its name ("NOENT") is on
@@ -14,7 +15,8 @@
  *   mknod PATH p|s|c|b MODE [MAJOR MINOR] | remove PATH | rmdir PATH | rename FROM TO | link OLD NEW | put PATH <data
  *   write PATH OFFSET unstable|data|file TEXT | commit PATH | verf PATH
  *   setattr PATH [mode=OCTAL] [uid=N] [gid=N] [size=N] [mtime=S.NS|server] [atime=...] [guard=S.NS]
- *   ls PATH [COUNT] | lsplus PATH [COUNT | random:SEED]       lines FILEID COOKIE NAME, with lsplus also what stat prints
+ *   ls PATH [COUNT] | lsplus PATH [COUNT | random:SEED:MOST]  pages of COUNT, or of 600...MOST bytes: lines FILEID COOKIE NAME, with lsplus also what stat
+ *                                                             prints
  *   exports | mounts | umount | umountall
  *   lock PATH OFFSET LENGTH x|s OWNER [block|reclaim] | cancel (the same) | unlock PATH OFFSET LENGTH OWNER | testlock PATH OFFSET LENGTH x|s OWNER
  *
@@ -35,6 +37,9 @@
 
 enum { MAX_SERVERS = 8, MAX_WORDS = 16, IO_BYTES = 1 << 18, ANSWER_MS = 30000, NLM_VERSION = 4 };
 
+/* Of libnfs, but in none of its headers. */
+void rpc_set_autoreconnect(struct rpc_context *rpc, int num_retries);
+
 struct fh {
 	u_int len;
 	char data[NFS3_FHSIZE];
@@ -44,7 +49,7 @@ static struct {
 	const char *hosts[MAX_SERVERS], *export, *machine;
 	int nhosts, port, mount_port, lock_port;
 	uint32_t uid, gid, groups[16], ngroups;
-	bool wcc;
+	bool wcc, reconnect;
 } opt = { .port = 2049, .machine = "client" };
 
 static struct rpc_context *nfs[MAX_SERVERS], *mountd, *nlm; /* connected when first needed */
@@ -129,6 +134,8 @@ static struct rpc_context *connect_to(const char *host, int port, int program, i
 	if (rpc_connect_port_async(rpc, host, port, program, version, answered, &p) != 0)
 		broken(host, rpc_get_error(rpc));
 	wait_for(rpc, &p);
+	if (opt.reconnect)
+		rpc_set_autoreconnect(rpc, -1);
 	return rpc;
 }
 
@@ -837,7 +844,9 @@ static void one_page(bool plus, int from, struct fh *dir, uint32_t count)
 static void list(words w, bool plus)
 {
 	bool random = w[2] && !strncmp(w[2], "random:", 7);
-	uint64_t seed = random ? rng_seed(strtoull(w[2] + 7, NULL, 10), 0) : 0;
+	char *most = NULL;
+	uint64_t seed = random ? rng_seed(strtoull(w[2] + 7, &most, 10), 0) : 0;
+	uint32_t range = most && *most == ':' ? (uint32_t)strtoul(most + 1, NULL, 10) : 12000;
 	uint32_t count = w[2] && !random ? (uint32_t)strtoul(w[2], NULL, 0) : 32768;
 	struct fh dir;
 
@@ -846,7 +855,7 @@ static void list(words w, bool plus)
 	got.cookie = 0;
 	memset(got.verf, 0, sizeof got.verf);
 	for (int i = 0;; i++) {
-		one_page(plus, i % opt.nhosts, &dir, random ? 600 + (uint32_t)rng_below(&seed, 12000) : count);
+		one_page(plus, i % opt.nhosts, &dir, random ? 600 + (uint32_t)rng_below(&seed, range) : count);
 		if (got.status != NFS3_OK || got.eof)
 			return;
 		if (!got.entries)
@@ -1059,7 +1068,7 @@ static void options(int argc, char **argv)
 	int o;
 
 	opt.nhosts = 1;
-	while ((o = getopt(argc, argv, "+p:m:l:u:g:G:M:s:w")) != -1) {
+	while ((o = getopt(argc, argv, "+p:m:l:u:g:G:M:s:rw")) != -1) {
 		switch (o) {
 		case 'p': opt.port = atoi(optarg); break;
 		case 'm': opt.mount_port = atoi(optarg); break;
@@ -1073,6 +1082,7 @@ static void options(int argc, char **argv)
 				usage("-s");
 			opt.hosts[opt.nhosts++] = optarg;
 			break;
+		case 'r': opt.reconnect = true; break;
 		case 'w': opt.wcc = true; break;
 		default: usage("options");
 		}

@@ -586,6 +586,5 @@ void nlm4_stats(struct nlm4 *n, struct nlm4_stats *out)
 
 	auto_lock(&n->mu);
 	*out = n->stats;
-	out->blocks = n->nblocks;
 	out->grace_left_ms = n->grace_until_ms > now ? n->grace_until_ms - now : 0;
 }

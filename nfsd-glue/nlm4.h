@@ -58,7 +58,7 @@ struct nlm4_config {
 	struct rpc_client *client;
 	uint32_t generation;		/* of the volume's objects but the root */
 	unsigned grace_ms;
-	unsigned call_ms;		/* 0 = NLM4_CALL_MS; tests */
+	unsigned call_ms;		/* 0 = NLM4_CALL_MS; tests: also how long one call may take */
 	uint16_t client_port;		/* of clients' NLM; 0: their rpcbind knows (tests) */
 };
 struct nlm4;

@@ -60,6 +60,7 @@ static void add(struct nlm4 *n, struct block *b)
 		(*at)->prev = &b->next;
 	*at = b;
 	b->refs++;
+	n->stats.blocks++;
 }
 
 /* Out of the table and all lists. */
@@ -70,6 +71,7 @@ static void retire(struct block *b)
 	if (b->next)
 		b->next->prev = b->prev;
 	b->state = BLOCK_GONE;
+	b->n->stats.blocks--;
 	unref(b);
 }
 
@@ -421,7 +423,7 @@ static void answered(void *arg, int err, const unsigned char *results, size_t le
 static void call(struct nlm4 *n, struct block *b)
 {
 	struct rpc_client_call c = { .to = b->peer, .from = b->local, .prog = NLM4_PROGRAM, .vers = NLM4_VERSION, .proc = NLM4_GRANTED_CALL, .args = b->args,
-				     .args_len = b->args_len, .done = answered, .arg = b };
+				     .args_len = b->args_len, .timeout_ms = n->cfg.call_ms, .done = answered, .arg = b };
 	struct client_addr to;
 
 	client_addr_from(&to, &b->peer);

@@ -65,7 +65,7 @@ struct nlm4 {
 	enum nlm4_role role;
 	uint64_t grace_until_ms, promoted_ms;
 	uint64_t next_number;
-	unsigned nblocks, nparked;
+	unsigned nblocks, nparked;	/* blocks that exist, also those that only a callback still knows */
 	struct block *bucket[BLOCK_BUCKETS];
 	struct block *fresh, *due;	/* granted: to be called at once; later */
 	uint64_t next_due_ms;		/* the earliest of due; UINT64_MAX = none */

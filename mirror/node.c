@@ -898,6 +898,7 @@ void node_status(struct node *n, struct node_status *out)
 	out->sync_set = n->core.rec.sync_set;
 	out->queue_bytes = queue_bytes(n->cfg.queue);
 	out->following = (unsigned)n->core.following;
+	out->doubt_of = n->core.doubt_of;
 	link_stats(n->links, 0, &out->strangers);
 	for (unsigned p = 1; p <= NODE_MAX; p++)
 		if (n->cfg.peers[p].name && p != n->cfg.core.node)

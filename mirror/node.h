@@ -137,6 +137,7 @@ struct node_status {
 	uint16_t sync_set;
 	uint64_t queue_bytes;
 	unsigned following;
+	unsigned doubt_of;			/* node that may have accepted our handover; 0 = none */
 	struct link_stats strangers;
 	struct node_peer_status peer[NODE_MAX + 1];
 };

@@ -16,55 +16,43 @@
 #ifndef NFSD_GLUE_ADDRESS_H
 #define NFSD_GLUE_ADDRESS_H
 
-#include <net/if.h>
-#include <netinet/in.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <sys/socket.h>
 
-enum { ADDRESS_MAX = 8, ADDRESS_TEXT_MAX = 96 };
+#include "fs/base/service.h"
 
-/* One service address. */
-struct service_address {
-	sa_family_t family;			/* AF_INET, AF_INET6 */
-	unsigned char ip[16];			/* network order; the first 4 bytes of an IPv4 one */
-	unsigned prefix;
-	char dev[IF_NAMESIZE];
-};
-/* Parses `10.0.0.100/24 dev eth0', or several, separated by commas, into OUT; *N = how many. Nothing but syntax is checked. 0, or -EINVAL with what is wrong in
- * WHY. */
-int address_parse(const char *text, struct service_address out[ADDRESS_MAX], unsigned *n, char *why, size_t size);
-/* `10.0.0.100/24 dev eth0' */
-void address_format(const struct service_address *a, char out[ADDRESS_TEXT_MAX]);
-
-/* A known client's end of a connection, and our port of it. */
-typedef void (*address_client_fn)(void *arg, const struct sockaddr_storage *client, uint16_t local_port);
+/* A known client's end of a connection, and the server's. */
+typedef void (*address_client_fn)(void *arg, const struct sockaddr_storage *client, const struct sockaddr_storage *server);
 
 struct address_config {
-	struct service_address addr[ADDRESS_MAX];
+	struct service_address addr[SERVICE_MAX];
 	unsigned n;
-	/* Calls FN with every client that may have a connection; from a thread of the address, must not block long. NULL = none are known. */
+	/* Calls FN with every connection that clients may take for alive; from a thread of the address. NULL = none are known. */
 	void (*clients)(void *arg, address_client_fn fn, void *fn_arg);
 	void *arg;
 };
 
 struct address;
-/* Removes what a killed daemon left. 0, -ENODEV: there is no such interface (said in the log), -EPERM: CAP_NET_ADMIN is missing. */
+/* Removes what a killed daemon left. 0; -EPERM: CAP_NET_ADMIN is missing; other errors of sockets and threads. An interface that isn't there is told in the log,
+ * and is an error when the address is taken. */
 int address_new(const struct address_config *cfg, struct address **out);
 /* Releases. */
 void address_free(struct address *a);
 /* Begins to look whether somebody else has an address; returns at once. */
 void address_probe(struct address *a);
-/* Takes all addresses: waits for the end of a probe that is under way (tens of milliseconds), adds, announces (and goes on announcing in the background),
- * tickles the clients. FREE: who held them has just let them go: no probe is waited for; who answers for them nevertheless is noticed afterwards, and told.
- * 0; -EADDRINUSE: somebody else has one (said in the log, with his hardware address): that one is not taken; other: the first error, the rest was tried. */
-int address_take(struct address *a, bool free);
+/* Takes all addresses: waits for the end of the probe (tens of milliseconds after it began), adds, announces; further announcements and the clients' tickles
+ * follow from a thread. FREE: who held them has just let them go: there is no probe; who answers for them nevertheless is noticed afterwards, and told.
+ * An address that somebody else has, or that can't be added, is not taken: it is said in the log, and tried again every second until address_release. */
+void address_take(struct address *a, bool free);
 /* All addresses away, at once; fine when they aren't here. */
 void address_release(struct address *a);
 
-struct address_status { struct service_address addr; bool held; char trouble[128]; /* why not; empty */ };
+struct address_status {
+	struct service_address addr;
+	bool held;
+	char trouble[128];			/* why it can't be taken, or who else claims it; empty */
+};
 /* Fills OUT; how many. */
-unsigned address_status(struct address *a, struct address_status out[ADDRESS_MAX]);
+unsigned address_status(struct address *a, struct address_status out[SERVICE_MAX]);
 
 #endif

@@ -26,6 +26,7 @@
 
 #include "fs/base/cleanup.h"
 #include "fs/base/log.h"
+#include "fs/base/service.h"
 
 static const char *const choices_security[] = { "tls", "none", NULL };
 static const char *const choices_durability[] = { "async", "commit", "sync", NULL };
@@ -77,6 +78,9 @@ static const struct conf_option options[] = {
 	  "standby: a starting node waits for `promote'; last: the last primary resumes by itself when that is safe." },
 	{ "volume", "state_hook", CONF_T_PATH_OR_NONE, V(state_hook), "none", 0, 0, NULL,
 	  "Program called as `HOOK VOLUME WHAT NODE' at every change of state; its failure is logged and changes nothing." },
+	{ "volume", "service_address", CONF_T_SERVICES, V(service_address), "none", 0, 0, NULL,
+	  "ADDRESS/PREFIX dev INTERFACE, several with commas between: IP addresses that the primary takes and a standby does not have, for NFS clients; "
+	  "none: nobody does, or a cluster manager." },
 	{ "volume", "reserve", CONF_T_SIZE, V(reserve_bytes), "16MiB", 0, 1024 * GIB, NULL,
 	  "Bytes kept free on standbys: the primary's callers get ENOSPC before a standby does." },
 	{ "volume", "threads", CONF_T_NUMBER, V(threads), "0", 0, 256, NULL,
@@ -129,7 +133,7 @@ const char *conf_type_name(enum conf_type t)
 {
 	static const char *const names[] = {
 		[CONF_T_NAME] = "name", [CONF_T_PATH] = "absolute path", [CONF_T_PATH_OR_NONE] = "absolute path or none",
-		[CONF_T_ADDRESS] = "host:port", [CONF_T_ADDRESS_OR_NONE] = "host:port or none", [CONF_T_NETS] = "networks", [CONF_T_DURATION] = "duration", [CONF_T_SIZE] = "size",
+		[CONF_T_ADDRESS] = "host:port", [CONF_T_ADDRESS_OR_NONE] = "host:port or none", [CONF_T_NETS] = "networks", [CONF_T_SERVICES] = "service addresses", [CONF_T_DURATION] = "duration", [CONF_T_SIZE] = "size",
 		[CONF_T_NUMBER] = "number", [CONF_T_CHOICE] = "choice",
 	};
 	assert((size_t)t < ARRAY_LEN(names));
@@ -367,6 +371,23 @@ static void set_number(struct parser *ps, const struct conf_option *o, void *fie
 		*(uint64_t *)field = v;
 }
 
+static void set_services(struct parser *ps, const struct conf_option *o, char *field, const char *value)
+{
+	struct service_address all[SERVICE_MAX];
+	char why[256];
+	unsigned n;
+
+	field[0] = 0;
+	if (!strcmp(value, "none"))
+		return;
+	if (strlen(value) > CONF_VALUE_MAX)
+		fail(ps, ps->line, "%s: more than %d bytes", o->name, CONF_VALUE_MAX);
+	else if (service_parse(value, all, &n, why, sizeof why))
+		fail(ps, ps->line, "%s: %s", o->name, why);
+	else
+		set_string(field, value);
+}
+
 /* BASE: the struct that O's offset counts from. */
 static void set_option(struct parser *ps, const struct conf_option *o, void *base, const char *value)
 {
@@ -383,6 +404,7 @@ static void set_option(struct parser *ps, const struct conf_option *o, void *bas
 	case CONF_T_ADDRESS:
 	case CONF_T_ADDRESS_OR_NONE: set_address(ps, o, field, value); break;
 	case CONF_T_NETS: set_nets(ps, o, base, value); break;
+	case CONF_T_SERVICES: set_services(ps, o, field, value); break;
 	case CONF_T_CHOICE: set_choice(ps, o, field, value); break;
 	case CONF_T_DURATION:
 	case CONF_T_SIZE:

@@ -75,6 +75,7 @@ struct volume_conf {
 	char control_socket[CONF_VALUE_MAX + 1];
 	char fence_peer[CONF_VALUE_MAX + 1];	/* "" = none; only then a person takes the risk */
 	char state_hook[CONF_VALUE_MAX + 1];	/* "" = none */
+	char service_address[CONF_VALUE_MAX + 1];	/* "" = none; service_parse() takes it */
 	int security;				/* enum conf_security */
 	int durability;				/* enum conf_durability */
 	int start_as;				/* enum conf_start_as */
@@ -100,7 +101,7 @@ struct volume_conf {
 };
 
 enum conf_type { CONF_T_NAME, CONF_T_PATH, CONF_T_PATH_OR_NONE, CONF_T_ADDRESS, CONF_T_ADDRESS_OR_NONE, CONF_T_DURATION, CONF_T_SIZE, CONF_T_NUMBER, CONF_T_CHOICE,
-		 CONF_T_NETS };
+		 CONF_T_NETS, CONF_T_SERVICES };
 
 struct conf_option {
 	const char *section;		/* "volume", "node", "nfs" or "export" */

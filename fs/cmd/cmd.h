@@ -22,6 +22,8 @@
  *   "epoch":{"reign":"3","node":1,"tag":"1f2e…"}, "lsn":"4711",
  *   "sync_set":["alpha","beta"], "durability":"commit", "security":"tls",
  *   "risks":["fence_peer = none: …"],
+ *   "doubt":"beta",                                                               only after a switchover was cut off: beta may have accepted the role
+ *   "service":[{"address":"10.0.0.100/24 dev eth0","held":true,"trouble":"in use elsewhere, by …"}],     service addresses: is it here? why not, or who else claims it
  *   "mount":{"point":"/srv/home","open_writers":3},
  *   "nfs":{"listen":"[::]:2049","exports":2,                                   listen: "" = no NFS server, and nothing but these two
  *          "port":2049,"clients":3,"connections":3,"mounts":2,"calls":123,"files":4,"locks":0,"refused_handles":0,

@@ -128,16 +128,49 @@ static void d_flush_failed(void *arg, uint64_t id, int err)
 		nfsd_flush_failed(d->nfsd);
 }
 
+/* The NFS server and the service address follow the role. Going: the address first, so that nobody sees what comes of the rest. Coming: the address last. */
 static void d_role(void *arg, enum node_role_event e)
 {
-	static const enum nfsd_role roles[] = {
-		[NODE_ROLE_TAKING] = NFSD_CHANGING, [NODE_ROLE_TAKING_OVER] = NFSD_CHANGING, [NODE_ROLE_NOT_TAKEN] = NFSD_STANDBY,
-		[NODE_ROLE_PRIMARY] = NFSD_PRIMARY, [NODE_ROLE_CHANGING] = NFSD_CHANGING, [NODE_ROLE_KEPT] = NFSD_PRIMARY,
-		[NODE_ROLE_LEFT] = NFSD_STANDBY,
+	static const struct { enum nfsd_role role; bool release, probe, take, free; } follow[] = {
+		[NODE_ROLE_TAKING] = { .role = NFSD_CHANGING, .probe = true },
+		[NODE_ROLE_TAKING_OVER] = { .role = NFSD_CHANGING },
+		[NODE_ROLE_NOT_TAKEN] = { .role = NFSD_STANDBY },
+		[NODE_ROLE_PRIMARY] = { .role = NFSD_PRIMARY, .take = true },
+		[NODE_ROLE_CHANGING] = { .role = NFSD_CHANGING, .release = true },
+		[NODE_ROLE_KEPT] = { .role = NFSD_PRIMARY, .take = true, .free = true },
+		[NODE_ROLE_LEFT] = { .role = NFSD_STANDBY, .release = true },
 	};
 	struct daemon *d = arg;
+
+	if (d->address && follow[e].release)
+		address_release(d->address);
+	if (d->address && follow[e].probe)
+		address_probe(d->address);
 	if (d->nfsd)
-		nfsd_role(d->nfsd, roles[e]);
+		nfsd_role(d->nfsd, follow[e].role);
+	if (d->address && follow[e].take)
+		address_take(d->address, follow[e].free || d->taking_over);
+	d->taking_over = e == NODE_ROLE_TAKING_OVER;
+}
+
+struct to_tickle { address_client_fn fn; void *arg; };
+
+static void one_client(void *arg, const struct client_conn *c)
+{
+	const struct to_tickle *t = arg;
+	struct sockaddr_storage client, server;
+
+	client_addr_to(&c->peer, &client);
+	client_addr_to(&c->local, &server);
+	if (!c->ours)
+		t->fn(t->arg, &client, &server);
+}
+
+static void d_clients(void *arg, address_client_fn fn, void *fn_arg)
+{
+	struct daemon *d = arg;
+	if (d->nfsd)
+		clients_each(nfsd_clients(d->nfsd), one_client, &(struct to_tickle){ fn, fn_arg });
 }
 
 /* The NFS server's state, between nodes: a node without a server has nothing to ask for and nothing to give. */
@@ -287,6 +320,19 @@ static int build_nfsd(struct daemon *d)
 	return d->conf->nfs_listen[0] ? nfsd_new(&nc, &d->nfsd) : 0;
 }
 
+static int build_address(struct daemon *d)
+{
+	struct address_config c = { .clients = d_clients, .arg = d };
+	char why[CONF_ERR_MAX];
+
+	if (service_parse(d->conf->service_address, c.addr, &c.n, why, sizeof why) || !c.n)
+		return 0;
+	int r = address_new(&c, &d->address);
+	if (r)
+		log_error("service_address: %s", r == -EPERM ? "CAP_NET_ADMIN is missing" : strerror(-r));
+	return r;
+}
+
 static int build(struct daemon *d)
 {
 	struct volume_hooks hooks = { may_adopt, adopted, d };
@@ -314,6 +360,8 @@ static int build(struct daemon *d)
 		r = exports_new(d->conf, &d->exports);
 	if (!r)
 		r = build_nfsd(d);
+	if (!r)
+		r = build_address(d);
 	return r;
 }
 
@@ -454,10 +502,13 @@ static int start(struct daemon *d)
 /* NFS calls end first, while peers still confirm them. Its tables take what is applied to the last, and its open files belong to the layers. */
 static void take_down(struct daemon *d)
 {
+	if (d->address)
+		address_release(d->address);
 	if (d->nfsd)
 		nfsd_stop(d->nfsd);
 	if (d->node_started)
 		node_stop(d->node);
+	address_free(d->address);
 	if (d->control)
 		control_server_stop(d->control);
 	for (unsigned p = 1; p <= NODE_MAX; p++)
@@ -484,6 +535,21 @@ static void take_down(struct daemon *d)
 		volume_close(&d->volume);
 }
 
+/* Before there are threads. */
+static int start_guardian(struct daemon *d)
+{
+	struct service_address addr[SERVICE_MAX];
+	char why[CONF_ERR_MAX];
+	unsigned n;
+
+	if (service_parse(d->conf->service_address, addr, &n, why, sizeof why) || !n)
+		return 0;
+	int r = guardian_start(addr, n, &d->guardian);
+	if (r)
+		log_error("service_address: the guardian can't be started: %s", strerror(-r));
+	return r;
+}
+
 int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 {
 	static struct daemon d;		/* the signal thread outlives this function */
@@ -501,7 +567,9 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 		return r;
 	}
 	prepare_process();
-	r = build(&d);
+	r = start_guardian(&d);
+	if (!r)
+		r = build(&d);
 	bool started = false;
 	if (!r) {
 		r = start(&d);
@@ -515,6 +583,7 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 		fuse_front_stop(d.front, true);
 	}
 	take_down(&d);
+	guardian_stop(d.guardian);
 	if (started)
 		log_info("volume %s: stopped", c->name);
 	return r;

@@ -141,6 +141,21 @@ static json_t *nfs_object(struct daemon *d)
 	return o;
 }
 
+/* Who else has a service address is not known here: that it is the primary is what it's for. */
+static json_t *service_array(struct daemon *d)
+{
+	struct address_status all[SERVICE_MAX];
+	unsigned n = d->address ? address_status(d->address, all) : 0;
+	json_t *a = json_array();
+
+	for (unsigned i = 0; i < n; i++) {
+		char text[SERVICE_TEXT_MAX];
+		service_format(&all[i].addr, text);
+		json_array_append_new(a, json_pack("{s:s,s:b,s:s}", "address", text, "held", all[i].held, "trouble", all[i].trouble));
+	}
+	return a;
+}
+
 static json_t *status_object(struct daemon *d)
 {
 	const struct volume_conf *c = d->conf;
@@ -167,6 +182,9 @@ static json_t *status_object(struct daemon *d)
 	json_object_set_new(o, "durability", json_string(c->durability == CONF_ASYNC ? "async" : c->durability == CONF_COMMIT ? "commit" : "sync"));
 	json_object_set_new(o, "security", json_string(c->security == CONF_SECURITY_TLS ? "tls" : "none"));
 	json_object_set_new(o, "risks", risks_array(c, s));
+	json_object_set_new(o, "service", service_array(d));
+	if (s->doubt_of)
+		json_object_set_new(o, "doubt", json_string(c->nodes[s->doubt_of].name));
 	json_object_set_new(o, "mount", json_pack("{s:s,s:I}", "point", c->mount_point, "open_writers", (json_int_t)interpose_writers(d->ip)));
 	json_object_set_new(o, "queue", json_pack("{s:I,s:I}", "bytes", (json_int_t)s->queue_bytes, "max", (json_int_t)c->queue_bytes));
 	json_object_set_new(o, "nfs", nfs_object(d));

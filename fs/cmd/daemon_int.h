@@ -10,6 +10,8 @@
 #include "fs/fuse.h"
 #include "fs/lock.h"
 #include "mirror/node.h"
+#include "nfsd-glue/address.h"
+#include "nfsd-glue/guardian.h"
 #include "nfsd-glue/exports.h"
 #include "nfsd-glue/nfsd.h"
 #include "resync/resync.h"
@@ -33,6 +35,9 @@ struct daemon {
 	struct fuse_front *front;
 	struct nfsd *nfsd;			/* NULL = `[nfs] listen' is not set */
 	struct exports *exports;		/* what NFS clients may mount; there even without an NFS server */
+	struct address *address;		/* service addresses; NULL = none */
+	struct guardian *guardian;		/* of them */
+	bool taking_over;			/* a promotion by switchover is under way; the node's worker's */
 	bool node_started;
 	struct control_server *control;
 	uint64_t started_ms;

@@ -65,6 +65,20 @@ static void judge_peer(struct verdict *v, const json_t *peer, bool primary)
 		find(v, HEALTH_WARNING, "%s is not level: %s%s%s", name, state, why && *why ? ", " : "", why ? why : "");
 }
 
+/* Without its addresses a primary serves no client. */
+static void judge_service(struct verdict *v, const json_t *service, bool primary)
+{
+	size_t i;
+	json_t *a;
+
+	json_array_foreach(service, i, a) {
+		bool held = json_is_true(json_object_get(a, "held"));
+		if (primary && (!held || *text_of(a, "trouble")))
+			find(v, held ? HEALTH_WARNING : HEALTH_CRITICAL, "service address %s: %s", text_of(a, "address"),
+			     *text_of(a, "trouble") ? text_of(a, "trouble") : "not taken yet");
+	}
+}
+
 static void judge_standby(struct verdict *v, const json_t *flags, bool connected, bool primary_heard, bool has_peers)
 {
 	if (list_has(flags, "unknown"))
@@ -100,6 +114,10 @@ enum health status_health(const json_t *status, char *why, size_t size)
 		connected = connected || json_is_true(json_object_get(peer, "connected"));
 		primary_heard = primary_heard || json_is_true(json_object_get(peer, "primary"));
 	}
+	judge_service(&v, json_object_get(status, "service"), primary);
+	if (json_object_get(status, "doubt"))
+		find(&v, HEALTH_CRITICAL, "%s was lost while it took over and may be primary: look there; this node goes on by itself when it is back and is not",
+		     text_of(status, "doubt"));
 	if (!primary)
 		judge_standby(&v, flags, connected, primary_heard, json_array_size(peers) > 0);
 	return v.health;
@@ -243,6 +261,10 @@ void status_print(const json_t *s, FILE *out)
 		fprintf(out, "               %lld clients on %lld connections, %lld calls, %lld locks, %lld retransmissions answered, %lld handles refused\n",
 			number_of(nfs, "clients"), number_of(nfs, "connections"), number_of(nfs, "calls"), number_of(nfs, "locks"),
 			number_of(nfs, "replay_hits"), number_of(nfs, "refused_handles"));
+	const json_t *service = json_object_get(s, "service");
+	json_array_foreach(service, i, v)
+		fprintf(out, "  service      %s: %s%s%s\n", text_of(v, "address"), json_is_true(json_object_get(v, "held")) ? "here" : "not here",
+			*text_of(v, "trouble") ? ": " : "", text_of(v, "trouble"));
 	fprintf(out, "  handles      %lld%s\n", number_of(handles, "count"),
 		json_is_true(json_object_get(handles, "rebuilding")) ? ", the index is being rebuilt" : "");
 	if (json_array_size(flags)) {

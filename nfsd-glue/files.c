@@ -43,7 +43,7 @@ struct files {
 	pthread_t thread;
 	pthread_mutex_t mu;		/* guards the rest; a leaf */
 	pthread_cond_t wake;
-	bool stop, look;
+	bool stop, look, close_all;
 };
 
 static struct shard *shard_of(struct files *t, uint64_t id, unsigned *bucket)
@@ -292,8 +292,10 @@ static void close_old(struct files *t, struct shard *s, uint64_t until)
 
 void files_close_idle(struct files *t)
 {
-	for (unsigned i = 0; i < SHARDS; i++)
-		close_old(t, &t->shard[i], UINT64_MAX);
+	auto_lock(&t->mu);
+	t->look = true;
+	t->close_all = true;
+	pthread_cond_signal(&t->wake);
 }
 
 static void *files_main(void *arg)
@@ -306,12 +308,13 @@ static void *files_main(void *arg)
 
 		if (!t->look)
 			pthread_cond_timedwait(&t->wake, &t->mu, &until);
-		t->look = false;
+		bool all = t->close_all;
+		t->look = t->close_all = false;
 		pthread_mutex_unlock(&t->mu);
 		uint64_t now = clock_mono_ms();
 		for (unsigned i = 0; i < SHARDS; i++) {
 			look_at_doubtful(t, &t->shard[i]);
-			close_old(t, &t->shard[i], now > FILES_IDLE_MS ? now - FILES_IDLE_MS : 0);
+			close_old(t, &t->shard[i], all ? UINT64_MAX : now > FILES_IDLE_MS ? now - FILES_IDLE_MS : 0);
 		}
 		pthread_mutex_lock(&t->mu);
 	}
@@ -365,9 +368,10 @@ void files_free(struct files *t)
 	pthread_cond_signal(&t->wake);
 	pthread_mutex_unlock(&t->mu);
 	pthread_join(t->thread, NULL);
-	files_close_idle(t);
-	for (unsigned i = 0; i < SHARDS; i++)
+	for (unsigned i = 0; i < SHARDS; i++) {
+		close_old(t, &t->shard[i], UINT64_MAX);
 		pthread_mutex_destroy(&t->shard[i].mu);
+	}
 	pthread_cond_destroy(&t->wake);
 	pthread_mutex_destroy(&t->mu);
 	free(t);

@@ -34,7 +34,7 @@ void nfile_wrote(struct nfile *n);
 void nfile_syncing(struct nfile *n);
 /* An observer. */
 void files_observe(void *files, const struct change *c);
-/* Closes everything that nobody uses now. */
+/* Everything that nobody uses is closed soon, by the thread: closing means fsync, and that waits while a role is being handed over. */
 void files_close_idle(struct files *t);
 unsigned files_count(struct files *t);
 

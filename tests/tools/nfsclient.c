@@ -4,6 +4,7 @@
  *
  *     -p PORT  of NFS (2049)   -m PORT  of MOUNT, -l PORT  of NLM (both: as NFS)   -u UID  -g GID  -G GID,GID...  -M MACHINE
  *     -s HOST  another server of the same export: listings take their pages from all of them in turn
+ *     -H HEX   the handle that paths begin at: MOUNT isn't asked
  *     -r       connects again when a connection breaks, and sends again what wasn't answered
  *     -w       compares the weak cache consistency data of every change with GETATTR before and after it
  *
@@ -1063,12 +1064,22 @@ static void parse_groups(char *list_of)
 		opt.groups[opt.ngroups++] = (uint32_t)strtoul(p, NULL, 0);
 }
 
+static void parse_handle(const char *hex)
+{
+	unsigned byte;
+
+	for (; root.len < NFS3_FHSIZE && sscanf(hex, "%2x", &byte) == 1; hex += 2)
+		root.data[root.len++] = (char)byte;
+	if (*hex)
+		usage("a handle is at most 64 bytes of hex digits");
+}
+
 static void options(int argc, char **argv)
 {
 	int o;
 
 	opt.nhosts = 1;
-	while ((o = getopt(argc, argv, "+p:m:l:u:g:G:M:s:rw")) != -1) {
+	while ((o = getopt(argc, argv, "+p:m:l:u:g:G:M:s:H:rw")) != -1) {
 		switch (o) {
 		case 'p': opt.port = atoi(optarg); break;
 		case 'm': opt.mount_port = atoi(optarg); break;
@@ -1082,6 +1093,7 @@ static void options(int argc, char **argv)
 				usage("-s");
 			opt.hosts[opt.nhosts++] = optarg;
 			break;
+		case 'H': parse_handle(optarg); break;
 		case 'r': opt.reconnect = true; break;
 		case 'w': opt.wcc = true; break;
 		default: usage("options");
@@ -1100,6 +1112,8 @@ int main(int argc, char **argv)
 	struct pending p = { .take = take_mnt };
 
 	options(argc, argv);
+	if (root.len)
+		return run(argv + optind + 2, argc - optind - 2);
 	mountd = connect_to(opt.hosts[0], opt.mount_port, MOUNT_PROGRAM, MOUNT_V3);
 	if (rpc_mount3_mnt_async(mountd, answered, (char *)opt.export, &p) != 0)
 		broken("mount", rpc_get_error(mountd));

@@ -84,6 +84,7 @@ tools: $(TOOLS)
 # tests/run shows one line per program and ends with "N passed, N failed, N skipped"; logs are in $(O)/log.
 # ONLY=pattern runs the programs whose path contains it. FUZZ_TIME: seconds per fuzz target.
 FUZZ_TIME ?= 10
+FAILOVERS ?= 300
 SAN_ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SAN_TSAN := -fsanitize=thread -fno-omit-frame-pointer
 SAN_FUZZ := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -119,6 +120,9 @@ demo: all tools
 	$(Q)O=$(O) tests/demo/demo.sh
 bench: $(O)/deps-bench all tools
 	$(Q)O=$(O) ONLY='$(ONLY)' ROUNDS='$(ROUNDS)' tests/bench/bench.sh
+# FAILOVERS=n: so many; SEED=n.
+failovers: $(O)/deps-check all tools
+	$(Q)O=$(O) FAILOVERS=$(FAILOVERS) tests/nfs/50-history.sh
 lint: $(O)/deps-check all
 	$(Q)O=$(O) tests/run $(sort $(wildcard tests/lint/[0-9][0-9]-*.sh))
 	$(Q)tests/lint/deep.sh
@@ -155,11 +159,12 @@ help:
 	@echo "make            builds $(O)/tandemfs (as root it installs missing Debian packages first)"
 	@echo "make demo       two nodes on this machine: work, a killed primary, a promotion, equal trees"
 	@echo "make check      everything is built and tested; ONLY=pattern for some programs, LONG=1 for hours"
+	@echo "make failovers  NFS clients work through FAILOVERS=300 kills and switchovers"
 	@echo "make bench      speed; ONLY=pattern ROUNDS=n"
 	@echo "make asan tsan  all tests with sanitizers; make fuzz FUZZ_TIME=seconds"
 	@echo "make lint       clang-tidy, cppcheck, man pages, direction of includes; make docs refreshes the man pages' tables"
 	@echo "make install uninstall clean deps"
-.PHONY: all unit unit-build tools check clang-build asan-build tsan-build fuzz-build fuzz-targets asan tsan fuzz demo bench lint deps docs \
+.PHONY: all unit unit-build tools check clang-build asan-build tsan-build fuzz-build fuzz-targets asan tsan fuzz demo bench failovers lint deps docs \
 	install uninstall clean help
 .DELETE_ON_ERROR:
 -include $(shell find $(O) \( -path $(O)/clang -o -path $(O)/asan -o -path $(O)/tsan -o -path $(O)/fuzz -o -path $(O)/guest \) -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -1045,8 +1045,11 @@ void node_stop(struct node *n)
 	pthread_mutex_lock(&n->core_mu);
 	bool primary = n->core.role == CORE_HANDING || (n->core.role == CORE_PRIMARY && atomic_load(&n->serving));
 	pthread_mutex_unlock(&n->core_mu);
-	if (primary && !(handed = node_give_up(n, true, text, sizeof text) == 0))
+	if (primary && !(handed = node_give_up(n, true, text, sizeof text) == 0)) {
 		log_error("node: the role could not be handed over: %s: a standby needs --fenced to be promoted", text);
+		interpose_set_writable(n->ip, false);	/* nothing changes behind the mark that is written below, */
+		queue_stop(n->cfg.queue);		/* and nobody waits for confirmations any more */
+	}
 	if (node_event_recorded(n, &e))
 		log_error("node: can't record the stop: no goodbye, so that the others don't rely on it");
 	else

@@ -499,15 +499,25 @@ static int start(struct daemon *d)
 	return 0;
 }
 
-/* NFS calls end first, while peers still confirm them. Its tables take what is applied to the last, and its open files belong to the layers. */
-static void take_down(struct daemon *d)
+/* Changes by NFS wait while the role is handed over, and whoever waits for peers that are gone is released with it; then the server stops. Its tables take what is applied
+ * to the last, and its open files belong to the layers: it is freed after these. */
+static void stop_serving(struct daemon *d)
 {
 	if (d->address)
 		address_release(d->address);
 	if (d->nfsd)
-		nfsd_stop(d->nfsd);
+		nfsd_role(d->nfsd, NFSD_CHANGING);
 	if (d->node_started)
 		node_stop(d->node);
+	if (!d->nfsd)
+		return;
+	nfsd_role(d->nfsd, NFSD_STANDBY);
+	nfsd_stop(d->nfsd);
+}
+
+static void take_down(struct daemon *d)
+{
+	stop_serving(d);
 	address_free(d->address);
 	if (d->control)
 		control_server_stop(d->control);

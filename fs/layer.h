@@ -128,6 +128,18 @@ struct create {
 	const struct timespec *mtime;	/* NULL = call.stamp */
 };
 
+/* What every node of a volume can represent: the intersection over all nodes, agreed when a node joins; enforced by the bottom layer, before
+ * anything is changed. Zero = no limit of its own. */
+struct volume_limits {
+	int64_t time_min, time_max;	/* seconds; times outside are clamped, as local file systems do */
+	uint32_t time_gran_ns;		/* stamps and times are rounded down to it; 0 = 1 */
+	uint32_t xattr_value_max;	/* -E2BIG... as the local file systems: -ENOSPC */
+	uint32_t xattr_total_max;	/* of all xattrs of one object, as ext4 counts them */
+	uint32_t symlink_max;		/* bytes of a target: -ENAMETOOLONG */
+	uint32_t link_max;		/* -EMLINK */
+	uint64_t size_max;		/* -EFBIG */
+};
+
 struct file;				/* an open file of the bottom layer; passed through unchanged */
 struct dir;				/* an open directory of the bottom layer */
 

@@ -29,17 +29,6 @@ struct local_config {
 	void *arg;
 };
 
-/* What every node of a volume can represent: the intersection over all nodes, agreed when a node joins; enforced here, before anything
- * is changed. Zero = no limit of its own. */
-struct volume_limits {
-	int64_t time_min, time_max;	/* seconds; times outside are clamped, as local file systems do */
-	uint32_t time_gran_ns;		/* stamps and times are rounded down to it; 0 = 1 */
-	uint32_t xattr_value_max;	/* -E2BIG... as the local file systems: -ENOSPC */
-	uint32_t xattr_total_max;	/* of all xattrs of one object, as ext4 counts them */
-	uint32_t symlink_max;		/* bytes of a target: -ENAMETOOLONG */
-	uint32_t link_max;		/* -EMLINK */
-	uint64_t size_max;		/* -EFBIG */
-};
 /* The limits of the file system behind FD, from a table by f_type; -EOPNOTSUPP when it is none that was tried. */
 int volume_limits_of(int fd, struct volume_limits *out, const char **fs_name);
 bool volume_limits_eq(const struct volume_limits *a, const struct volume_limits *b);

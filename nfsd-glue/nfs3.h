@@ -7,7 +7,7 @@
 #ifndef NFSD_GLUE_NFS3_H
 #define NFSD_GLUE_NFS3_H
 
-#include "fs/local.h"
+#include "fs/layer.h"
 #include "fs/observe.h"
 #include "handles/wirefh.h"
 #include "nfsd-glue/exports.h"

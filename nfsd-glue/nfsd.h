@@ -15,7 +15,7 @@
 #define NFSD_GLUE_NFSD_H
 
 #include "fs/base/conf.h"
-#include "fs/local.h"
+#include "fs/layer.h"
 #include "fs/lock.h"
 #include "fs/observe.h"
 #include "mirror/apply.h"

@@ -27,6 +27,7 @@ enum {
 	ADDRESS_BUCKETS = 1024,
 	RECORD_TIMEOUT_MS = 30000, STALL_TIMEOUT_MS = 60000,
 	KEEPALIVE_IDLE_S = 60, KEEPALIVE_INTERVAL_S = 10, KEEPALIVE_COUNT = 4,
+	PORT_LEN = 8,
 	FDS_KEPT = 512,			/* descriptors left to the rest of the daemon, at least half of all */
 };
 
@@ -378,7 +379,7 @@ void rpc_accept(struct rpc_server *s, struct rpc_listener *l)
 /* ---- listening ---- */
 
 /* "host:port", "[v6]:port", ":port", "port". HOST "" = any. */
-static int split(const char *address, char host[256], char port[32])
+static int split(const char *address, char host[256], char port[PORT_LEN])
 {
 	const char *colon = strrchr(address, ':'), *h = address;
 	size_t len = colon ? (size_t)(colon - address) : 0;
@@ -387,11 +388,14 @@ static int split(const char *address, char host[256], char port[32])
 		h++;
 		len -= 2;
 	}
-	if (len >= 256 || strlen(colon ? colon + 1 : address) >= 32)
+	const char *number = colon ? colon + 1 : address;
+	char *end;
+	unsigned long n = strtoul(number, &end, 10);
+	if (len >= 256 || end == number || *end || n > UINT16_MAX)
 		return -EINVAL;
 	memcpy(host, h, len);
 	host[len] = 0;
-	strcpy(port, colon ? colon + 1 : address);
+	snprintf(port, PORT_LEN, "%lu", n);
 	return 0;
 }
 
@@ -420,7 +424,7 @@ static int open_listener(const struct addrinfo *ai, bool udp, bool dual)
 static int open_address(const char *address, bool udp)
 {
 	struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = udp ? SOCK_DGRAM : SOCK_STREAM }, *list;
-	char host[256], port[32];
+	char host[256], port[PORT_LEN];
 	int fd = split(address, host, port);
 
 	if (fd)

@@ -308,15 +308,18 @@ static int read_and_feed(struct rpc_loop *l, struct rpc_conn *c)
 	return used < 0 ? (int)used : keep_rest(c, l->in + used, (size_t)(n - used));
 }
 
+static bool overfull(const struct rpc_loop *l)
+{
+	return atomic_load(&l->s->partial) > 2 * (size_t)RPC_PARTIAL_MAX;
+}
+
 static void make_room(struct rpc_loop *l)
 {
-	size_t bytes = atomic_load(&l->s->partial);
+	bool hard = overfull(l);
 
-	if (bytes <= RPC_PARTIAL_MAX || l->now_ms - l->evict_ms < EVICT_PAUSE_MS)
+	if (atomic_load(&l->s->partial) <= RPC_PARTIAL_MAX || (!hard && l->now_ms - l->evict_ms < EVICT_PAUSE_MS))
 		return;
-	bool hard = bytes > 2 * (size_t)RPC_PARTIAL_MAX;
-	if (!hard)
-		l->evict_ms = l->now_ms;
+	l->evict_ms = l->now_ms;
 	rpc_evict_partial(l->s, l->now_ms, hard ? 0 : RPC_PATIENCE_MS);
 }
 
@@ -414,7 +417,7 @@ static void event(struct rpc_loop *l, const struct epoll_event *e)
 			c->readable = true;
 		if (c->readable)
 			list_add(&l->ready, c);
-		if (c->paused && (e->events & (EPOLLHUP | EPOLLERR)))
+		if ((e->events & (EPOLLHUP | EPOLLERR)) && (c->paused || atomic_load(&c->doomed)))
 			conn_close(l, c);
 		break;
 	}
@@ -434,6 +437,8 @@ static void *loop_main(void *arg)
 		for (struct rpc_conn *c = l->ready, *next; c; c = next) {
 			next = c->ready_next;
 			visit(l, c);
+			if (overfull(l))
+				break;		/* first see who was closed to make room */
 		}
 		if (l->now_ms - l->tick_ms >= RPC_TICK_MS)
 			tick(l);

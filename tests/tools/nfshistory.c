@@ -1090,12 +1090,13 @@ static void mount_export(struct client *c)
 
 static void set_up(void)
 {
+	uint64_t fresh = rng_seed((uint64_t)time(NULL), (uint64_t)getpid());
 	struct client *c = &clients[0];
 	char name[32];
 
 	for (int i = 0; i < opt.nclients; i++) {
 		clients[i] = (struct client){ .id = i, .fd = -1, .port = opt.port, .lock_range = -1, .rng = rng_seed(opt.seed, (uint64_t)i) };
-		clients[i].xid = (uint32_t)rng_next(&clients[i].rng);
+		clients[i].xid = (uint32_t)rng_next(&fresh); /* never those of another run: the server would take its calls for old ones */
 		snprintf(clients[i].machine, sizeof clients[i].machine, "history%d", i);
 		clients[i].who = (struct rpc_who){ 0, 0, clients[i].machine };
 	}

@@ -105,12 +105,16 @@ static int bind_from(int fd, const struct rpc_client_call *c, unsigned seed)
 static int dial(const struct active *a)
 {
 	const struct rpc_client_call *c = &a->q->call;
+	const struct linger reset = { .l_onoff = 1 };
 	struct sockaddr_storage to = c->to;
 	auto_fd int fd = socket(to.ss_family, (c->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int err;
 
 	if (fd < 0)
 		return -errno;
+	/* There are few privileged ports: none of them may lie in TIME_WAIT for a minute. When we close, we have what we wanted, or want it no more. */
+	if (!c->udp)
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 	set_port(&to, a->asking ? htons(RPCBIND_PORT) : a->port);
 	err = bind_from(fd, c, a->xid);
 	if (err)

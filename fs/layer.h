@@ -50,6 +50,7 @@ struct attr {
 	uint64_t size;
 	uint64_t blocks;		/* 512-byte units, this node's */
 	struct timespec atime, mtime, ctime;
+	bool no_acl;			/* getattr only: surely without an access ACL, so that mode bits decide; false = unknown */
 };
 
 enum call_origin { ORIGIN_FUSE, ORIGIN_NFS, ORIGIN_APPLY, ORIGIN_RESYNC, ORIGIN_INTERNAL };

@@ -169,7 +169,11 @@ int local_getattr(struct layer *layer, struct call *c, uint64_t id, struct file 
 		return local_attr_of(l, f->o, f->fd, out);
 	auto_obj struct obj *o = NULL;
 	int err = obj_get(l, id, &o);
-	return err ? err : local_attr_of(l, o, -1, out);
+	if (err)
+		return err;
+	err = local_attr_of(l, o, -1, out);
+	out->no_acl = o->acl == OBJ_ACL_NONE;	/* after the rest: the mode is from before any ACL, then */
+	return err;
 }
 
 /* ---- setattr ---- */

@@ -37,12 +37,25 @@ static unsigned to_kernel(unsigned want)
 	return (want & PERM_READ ? R_OK : 0u) | (want & PERM_WRITE ? W_OK : 0u) | (want & PERM_EXEC ? X_OK : 0u);
 }
 
+/* Do the mode bits, which we have, decide? The kernel doesn't look at an ACL for the owner, nor when the group bits (its mask) are empty. */
+static bool by_mode(const struct call *c, const struct attr *a)
+{
+	return a->no_acl || c->uid == a->uid || !(a->mode & S_IRWXG);
+}
+
+static unsigned mode_grants(const struct call *c, const struct attr *a)
+{
+	return c->uid == a->uid ? a->mode >> 6 : in_group(c, a->gid) ? a->mode >> 3 : a->mode;
+}
+
 static int kernel_grants(struct layer *top, struct call *c, const struct attr *a, unsigned want)
 {
 	unsigned granted, ask = to_kernel(want);
 
 	if (!ask)
 		return 0;
+	if (!is_root(c) && by_mode(c, a))
+		return ask & ~mode_grants(c, a) ? -EACCES : 0;
 	int err = top->ops->access(top, c, a->id, ask, &granted);
 	return err ? err : granted == ask ? 0 : -EACCES;
 }
@@ -51,7 +64,7 @@ int perm_check(struct layer *top, struct call *c, const struct attr *a, unsigned
 {
 	bool regular = S_ISREG(a->mode);
 
-	/* Root may all but execute what nobody may. What is immutable, the operation itself will say. */
+	/* Root may all but execute what nobody may. That something is immutable the operation itself will say. */
 	if (is_root(c) && (!(want & PERM_EXEC) || S_ISDIR(a->mode)))
 		return 0;
 	if (want & PERM_OWNER && regular && a->uid == c->uid)

@@ -11,8 +11,8 @@
  * - Devices are made by root.
  *
  * Export rules (read-only, squashing) come before: nfsd-glue/exports.h. All functions return 0 or -errno: -EACCES, -EPERM, or the error of looking.
- * ATTR is the object's, as getattr gave it; what it was checked for may change before the operation is applied, as on any server. One system call
- * or none for root, about a dozen for others: up to three questions in the caller's place.
+ * ATTR is the object's, as getattr gave it just now; what it was checked for may change before the operation is applied, as on any server. Cost: none when the
+ * attributes decide (root, the owner, no ACL); else what layer access() costs: 1 us, or 25 for an object with an ACL.
  */
 #ifndef NFSD_GLUE_PERM_H
 #define NFSD_GLUE_PERM_H

@@ -172,6 +172,10 @@ START_TEST(every_change_has_them)
 	c = hooked(&s, 0);
 	ck_assert_int_eq(p.top->ops->write(p.top, &c, f, &d, 0, 0, NULL), 5);
 	check_hooked(&s, &c, 5);
+	c = hooked(&s, 0);
+	c.stable = true;	/* and the barrier is about an object that the peer hasn't got */
+	ck_assert_int_eq(p.top->ops->write(p.top, &c, f, &d, 0, 0, NULL), 5);
+	check_hooked(&s, &c, 5);
 	t_close(&p, f);
 	t_close(&p, g);
 	t_close(&p, t);

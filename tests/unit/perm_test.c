@@ -346,6 +346,51 @@ START_TEST(rights)
 }
 END_TEST
 
+/* An ACL (version 2; entries tag, rights, id): user 1002 may do all, user 1003 nothing. */
+static const unsigned char acl[] = { 2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 7, 0, 0xea, 3, 0, 0, 2, 0, 0, 0, 0xeb, 3, 0, 0, 4, 0, 0, 0, 255, 255, 255, 255,
+				     16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255 };
+
+static int check_now(struct nfs_cred cred, uint64_t id, unsigned want, bool *known)
+{
+	struct call c = perm_call(&cred);
+	struct attr a = env_attr(&e, id);
+
+	*known = a.no_acl;
+	return perm_check(e.l, &c, &a, want);
+}
+
+START_TEST(acls_count)
+{
+	static const struct nfs_cred named = { .uid = 1002, .gid = 6 }, denied = { .uid = 1003, .gid = 6 };
+	char name[16];
+	bool known;
+	struct attr a = make_in(HANDLE_ROOT, S_IFREG | 0664, OWNER, name);
+
+	ck_assert_int_eq(check_now(named, a.id, WRITE, &known), -EACCES);
+	ck_assert(!known);
+	ck_assert_int_eq(check_now(denied, a.id, READ, &known), 0);
+	ck_assert(known);		/* the first question found out */
+	ck_assert_int_eq(e.l->ops->setxattr(e.l, CALL, a.id, "system.posix_acl_access", acl, sizeof acl, 0), 0);
+	ck_assert_int_eq(check_now(named, a.id, WRITE, &known), 0);
+	ck_assert(!known);
+	ck_assert_int_eq(check_now(denied, a.id, READ, &known), -EACCES);
+	ck_assert_int_eq(check_now(who[5].cred, a.id, WRITE, &known), 0);
+	ck_assert_int_eq(check_now((struct nfs_cred){ .uid = 1004, .gid = 6 }, a.id, READ, &known), 0);
+	ck_assert_int_eq(check_now((struct nfs_cred){ .uid = OWNER, .gid = 6 }, a.id, PERM_READ | PERM_WRITE, &known), 0);
+	ck_assert_int_eq(check_now((struct nfs_cred){ .uid = OWNER, .gid = 6 }, a.id, PERM_EXEC, &known), -EACCES);
+	/* An empty mask takes everything from all but the owner and others: no need to ask. */
+	struct call c = { .origin = ORIGIN_INTERNAL };
+	ck_assert_int_eq(e.l->ops->setattr(e.l, &c, a.id, NULL, &(struct setattr){ .valid = SET_MODE, .mode = 0604 }, NULL), 0);
+	for (unsigned uid = 1002; uid <= 1004; uid++) {
+		unsigned granted;
+		struct nfs_cred cred = { .uid = uid, .gid = 6 };
+		struct call k = perm_call(&cred);
+		ck_assert_int_eq(e.l->ops->access(e.l, &k, a.id, R_OK, &granted), 0);
+		ck_assert_int_eq(check_now(cred, a.id, PERM_READ, &known), granted ? 0 : -EACCES);
+	}
+}
+END_TEST
+
 /* READ 1, LOOKUP 2, MODIFY 4, EXTEND 8, DELETE 16, EXECUTE 32 */
 static const struct { uint32_t mode; unsigned who; bool writable; uint32_t asked, granted; } accesses[] = {
 	{ S_IFREG | 0, 1, true, 0x3f, 0 },			/* strictly: the owner too */
@@ -410,6 +455,7 @@ int main(void)
 	tcase_add_test(t, changing_the_size);
 	tcase_add_test(t, several_at_once);
 	tcase_add_test(t, rights);
+	tcase_add_test(t, acls_count);
 	tcase_add_test(t, access_answers);
 	tcase_add_test(t, the_call_is_the_callers);
 	suite_add_tcase(s, t);

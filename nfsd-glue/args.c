@@ -134,7 +134,7 @@ static void part(struct walk *w, char letter)
 	case 'o': opaque(w, ARGS_STRING_MAX); break;
 	case 'd':
 	case 'm': string(w); break;
-	default: assert(!"a letter of args.h");
+	default: assert(false);	/* no letter of args.h */
 	}
 }
 

@@ -111,7 +111,7 @@ static inline void rpc_reply_u64(struct rpc_reply *r, uint64_t v)
 	rpc_reply_u32(r, (uint32_t)v);
 }
 
-/* Answering later, from any thread. The handler calls rpc_later_new (NULL: no memory, answer something else) and returns RPC_LATER; the copy of the
+/* Answering later, from any thread. The handler calls rpc_later_new (NULL: no memory, or a datagram: answer something else) and returns RPC_LATER; the copy of the
  * call in it lives until rpc_later_send, which consumes L, also when the connection is gone meanwhile. Everyone must be sent before rpc_server_free returns. */
 struct rpc_later;
 struct rpc_later *rpc_later_new(struct rpc_call *c);
@@ -131,7 +131,8 @@ struct rpc_program {
 struct rpc_server_config {
 	unsigned loops;				/* threads; 0: as many as CPUs, 8 at most */
 	unsigned max_connections;		/* 0: 4096; less when RLIMIT_NOFILE doesn't allow it */
-	/* Called by loop threads with no lock held; must not block. Every connected one is followed by its disconnected, in this order. May be NULL. */
+	/* Called by loop threads, also by those who call abort_connections and stop; must not block, nor call the server. Every connected one is followed by
+	 * its disconnected, in this order. May be NULL. */
 	void (*connected)(void *arg, const struct sockaddr_storage *peer, const struct sockaddr_storage *local);
 	void (*disconnected)(void *arg, const struct sockaddr_storage *peer, const struct sockaddr_storage *local);
 	void *arg;

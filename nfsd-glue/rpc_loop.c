@@ -279,10 +279,13 @@ static ssize_t read_some(struct rpc_loop *l, struct rpc_conn *c, size_t *direct)
 	size_t room = rpc_record_place(&c->record, &place);
 	struct iovec iov[2] = { { place, room }, { l->in, RPC_IN_LEN } };
 	struct msghdr m = { .msg_iov = room ? iov : iov + 1, .msg_iovlen = room ? 2 : 1 };
-	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT);
+	ssize_t n;
 
+	do
+		n = recvmsg(c->fd, &m, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? -EAGAIN : -ECONNRESET;
+		return errno == EAGAIN ? -EAGAIN : -ECONNRESET;
 	if (n == 0)
 		return -ECONNRESET;
 	if ((size_t)n < room + RPC_IN_LEN && !c->ended)

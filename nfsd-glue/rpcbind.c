@@ -80,7 +80,7 @@ static void encode_rpcb(struct xdr_out *x, const struct rpcbind_entry *e, bool s
 	const char *netid = e->udp ? six ? "udp6" : "udp" : six ? "tcp6" : "tcp", *owner = "superuser";
 	char uaddr[UADDR_MAX];
 
-	snprintf(uaddr, sizeof uaddr, "%s.%u.%u", six ? "::" : "0.0.0.0", e->port >> 8, e->port & 255);
+	snprintf(uaddr, sizeof uaddr, "%s.%d.%d", six ? "::" : "0.0.0.0", e->port >> 8, e->port & 255);
 	xdr_out_u32(x, e->prog);
 	xdr_out_u32(x, e->vers);
 	xdr_out_opaque(x, netid, strlen(netid));

@@ -157,7 +157,7 @@ clean:
 	rm -rf $(O)
 help:
 	@echo "make            builds $(O)/tandemfs (as root it installs missing Debian packages first)"
-	@echo "make demo       two nodes on this machine: work, a killed primary, a promotion, equal trees"
+	@echo "make demo       two nodes on this machine: work, a killed primary, a promotion, an NFS client that notices nothing"
 	@echo "make check      everything is built and tested; ONLY=pattern for some programs, LONG=1 for hours"
 	@echo "make failovers  NFS clients work through FAILOVERS=300 kills and switchovers"
 	@echo "make bench      speed; ONLY=pattern ROUNDS=n"

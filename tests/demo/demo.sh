@@ -1,9 +1,12 @@
 #!/bin/bash
 # The demonstration: a pair of nodes on this machine, work on the primary, the primary killed in the middle of it, the work going on on
-# the other node, the old primary back, the trees equal. Uses configuration files and the command, as anybody would.
+# the other node, the old primary back; then an NFS client that knows nothing of it goes on working through a switchover and a kill; the trees equal.
+# Uses configuration files and the command, as anybody would.
 here=$(cd "$(dirname "$0")" && pwd)
-# shellcheck source=tests/lib.sh
-. "$here/../lib.sh"
+# shellcheck source=tests/nfs/nfs.sh
+. "$here/../nfs/nfs.sh"
+SERVICE=10.77.0.100
+nfs_options "service_address = $SERVICE/24 dev eth0"
 
 bold='' plain=''
 [ ! -t 1 ] || { bold=$(tput bold) plain=$(tput sgr0); } 2>/dev/null
@@ -119,7 +122,45 @@ levelled=$(now_ms)
 settle beta alpha || fail "alpha does not catch up"
 run beta status
 
-say "7. Compare everything: contents, names, owners, modes, times, links, xattrs, inode numbers, directory order"
+say "7. An NFS client: copies files, lists and locks at the service address $SERVICE, as an ordinary user, with libnfs"
+nfs_client_up || fail "the client's namespace"
+install -d -o 65534 -g 65534 "$B/home" "$TMP/user"
+nsenter --net="/run/netns/$ID-client" -- setpriv --reuid=65534 --regid=65534 --clear-groups \
+	"$TOOLS/nfsuser" "$SERVICE" 2049 /home work "$TMP/user/progress" >"$TMP/user/totals" 2>"$TMP/user/errors" &
+user=$!
+user_rounds() { [ ! -s "$TMP/user/progress" ] || awk '{ print $1 }' "$TMP/user/progress"; }
+user_pause() { awk '{ print $2 }' "$TMP/user/progress"; }
+user_beyond() { [ "$(user_rounds)" -ge "$1" ] || gone $user; } 2>/dev/null
+user_works() { # N: rounds more
+	local from
+	from=$(user_rounds)
+	wait_for 60 user_beyond $((${from:-0} + $1)) && ! gone $user || fail "the NFS client stands still: $(tail -n 3 "$TMP/user/errors" "$TMP/user/totals")"
+}
+user_works 20
+echo "  $(user_rounds) rounds so far (lock, copy 256 KiB, fsync, rename, compare, unlock, list, remove); the longest wait for an answer: $(user_pause) ms"
+switching=$(now_ms)
+run beta switchover || fail "switchover"
+switched=$(($(now_ms) - switching))
+user_works 20
+at_switchover=$(user_pause)
+echo "  alpha is primary; the client goes on, the longest wait so far: $at_switchover ms"
+wait_for 60 level alpha beta || fail "beta does not become level"
+echo "  alpha's daemon is killed"
+node_kill alpha
+run beta promote --fenced || fail "promotion"
+user_works 20
+at_kill=$(user_pause)
+echo "  beta is primary; the client goes on, the longest wait so far: $at_kill ms"
+node_start alpha || fail "mount on alpha"
+tfs alpha resync --discard-local >/dev/null || fail "resync"
+wait_for 60 level beta alpha || fail "alpha does not become level"
+user_works 20
+kill -TERM $user
+wait $user || fail "the NFS client saw errors: $(cat "$TMP/user/errors")"
+echo "  the client: $(cat "$TMP/user/totals")"
+settle beta alpha || fail "alpha does not catch up"
+
+say "8. Compare everything: contents, names, owners, modes, times, links, xattrs, inode numbers, directory order"
 "$TOOLS/cmptree" --ino --ctime --order "$B" "$A" 2>&1 | indent
 [ "${PIPESTATUS[0]}" = 0 ] || fail "the mounts differ"
 "$TOOLS/cmptree" --backing "$(back beta)" "$(back alpha)" 2>&1 | indent
@@ -134,5 +175,7 @@ cat <<SUMMARY
   promotion                                    $((promoted - asked)) ms for the command, writable after $((writable - asked)) ms
   from the kill to writable (with the person)  $((writable - killed)) ms
   alpha level again after                      $((levelled - back)) ms
+  the switchover                               $switched ms for the command
+  the NFS client's longest wait, errors        $at_switchover ms until after the switchover, $at_kill ms until after the kill; no errors
   the whole demonstration                      $((($(now_ms) - began) / 1000)) s
 SUMMARY

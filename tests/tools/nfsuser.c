@@ -84,8 +84,10 @@ static bool connect_lock_manager(void)
 	struct lock_answer a = { 0 };
 
 	nlm = rpc_init_context();
-	rpc_set_autoreconnect(nlm, -1);
-	return rpc_connect_port_async(nlm, opt.host, opt.port, NLM_PROGRAM, NLM_VERSION, lock_answered, &a) == 0 && wait_answer(&a) && a.status == 0;
+	if (rpc_connect_port_async(nlm, opt.host, opt.port, NLM_PROGRAM, NLM_VERSION, lock_answered, &a) != 0 || !wait_answer(&a) || a.status)
+		return false;
+	rpc_set_autoreconnect(nlm, -1); /* connecting has switched it off */
+	return true;
 }
 
 /* LOCK or UNLOCK of the whole lock file; what the lock manager says. */
@@ -110,6 +112,7 @@ static uint32_t lock_call(bool lock)
 static bool lock_or_unlock(bool lock)
 {
 	uint32_t s = 0;
+	char why[256];
 
 	op_begins();
 	for (int i = 0; i < LOCK_TRIES; i++) {
@@ -118,7 +121,8 @@ static bool lock_or_unlock(bool lock)
 			break;
 		usleep(20000);
 	}
-	return op_ended(lock ? "lock" : "unlock", s == NLM4_GRANTED, "not granted");
+	snprintf(why, sizeof why, "not granted: status %d, %s", (int)s, rpc_get_error(nlm));
+	return op_ended(lock ? "lock" : "unlock", s == NLM4_GRANTED, why);
 }
 
 /* ---- the work ---- */

@@ -1,5 +1,5 @@
 /*
- * The table: items of three kinds (connection, mount, host) in one hash, and a ring per kind of those that are there, oldest first.
+ * The table: items of two kinds (connection, mount) in one hash, and a ring per kind of those that are there, oldest first.
  *
  *	there      in its ring; peers may not have been told yet
  *	pending    in the list of what peers have to be told: that it is there, or, when they know it and it is gone, that it is gone
@@ -8,7 +8,6 @@
  * Bytes of a record: u8 version, then changes, each
  *	u8 what    1 connected, 2 disconnected: 16 + u16 the client's address and port, 16 + u16 the server's
  *	           3 mounted, 4 unmounted: 16 address, u16 length, path
- *	           5 monitored, 6 not any more: 16 + u16 address and port, u16 length, name
  */
 #include "nfsd-glue/clients.h"
 
@@ -25,7 +24,7 @@
 #include "fs/base/codec.h"
 #include "fs/base/log.h"
 
-enum kind { CONN, MOUNT, HOST, KINDS };
+enum kind { CONN, MOUNT, KINDS };
 enum { HASH = 4096, CHANGE_MAX = 1 + 2 * 18 + 2 + CLIENTS_PATH_MAX };
 
 struct item {
@@ -35,7 +34,7 @@ struct item {
 	struct client_addr peer, local;	/* LOCAL: connections only */
 	unsigned live;			/* connections to this daemon with these addresses */
 	bool told, pending;
-	char text[];			/* path, name; connections: empty */
+	char text[];			/* path; connections: empty */
 };
 
 struct clients {
@@ -90,24 +89,21 @@ socklen_t client_addr_to(const struct client_addr *a, struct sockaddr_storage *s
 
 static bool same_host(const struct client_addr *a, const struct client_addr *b) { return !memcmp(a->addr, b->addr, sizeof a->addr); }
 
-/* A connection is known by its four numbers, a mount by client and path, a host by its name. */
+/* A connection is known by its four numbers, a mount by client and path. */
 static bool same(const struct item *i, enum kind kind, const struct client_addr *peer, const struct client_addr *local, const char *text)
 {
-	if (i->kind != kind)
+	if (i->kind != kind || !same_host(&i->peer, peer))
 		return false;
-	switch (kind) {
-	case CONN: return same_host(&i->peer, peer) && i->peer.port == peer->port && same_host(&i->local, local) && i->local.port == local->port;
-	case MOUNT: return same_host(&i->peer, peer) && !strcmp(i->text, text);
-	default: return !strcmp(i->text, text);
-	}
+	if (kind == MOUNT)
+		return !strcmp(i->text, text);
+	return i->peer.port == peer->port && same_host(&i->local, local) && i->local.port == local->port;
 }
 
 static struct item **find(struct clients *t, enum kind kind, const struct client_addr *peer, const struct client_addr *local, const char *text)
 {
-	uint64_t h = XXH3_64bits_withSeed(text, strlen(text), (uint64_t)kind);
+	uint64_t h = XXH3_64bits_withSeed(text, strlen(text), kind == CONN ? peer->port : 1u << 16);
 
-	if (kind != HOST)
-		h = XXH3_64bits_withSeed(peer->addr, sizeof peer->addr, h + (kind == CONN ? peer->port : 0));
+	h = XXH3_64bits_withSeed(peer->addr, sizeof peer->addr, h);
 	struct item **i = &t->hash[h % HASH];
 	while (*i && !same(*i, kind, peer, local, text))
 		i = &(*i)->hnext;
@@ -177,7 +173,7 @@ static struct item *oldest_of_others(struct clients *t)
 /* Room for one more of KIND of PEER: the oldest goes. False: there is none. */
 static bool make_room(struct clients *t, enum kind kind, const struct client_addr *peer)
 {
-	static const unsigned max[KINDS] = { CLIENTS_CONNS_MAX, CLIENTS_MOUNTS_MAX, CLIENTS_HOSTS_MAX };
+	static const unsigned max[KINDS] = { CLIENTS_CONNS_MAX, CLIENTS_MOUNTS_MAX };
 	struct item *own = NULL, *old = t->ring[kind].next;
 	unsigned n = 0;
 
@@ -188,7 +184,7 @@ static bool make_room(struct clients *t, enum kind kind, const struct client_add
 		old = own;
 	else if (t->n[kind] < max[kind])
 		return true;
-	if (kind == HOST || (kind == CONN && !(old = oldest_of_others(t))))
+	if (kind == CONN && !(old = oldest_of_others(t)))
 		return false;
 	item_remove(t, old, true);
 	return true;
@@ -337,10 +333,10 @@ static void get_addr(struct dec *d, struct client_addr *a, bool port)
 }
 
 /* Without NUL; terminated in OUT. */
-static void get_text(struct dec *d, char *out, size_t max)
+static void get_path(struct dec *d, char *out)
 {
 	size_t len;
-	const void *p = dec_bytes16(d, max, &len);
+	const void *p = dec_bytes16(d, CLIENTS_PATH_MAX, &len);
 
 	if (!d->err && (!len || memchr(p, 0, len)))
 		d->err = -EBADMSG;
@@ -365,13 +361,11 @@ static void get_change(struct clients *t, struct dec *d)
 	if (kind == CONN)
 		get_addr(d, &local, true);
 	else
-		get_text(d, text, kind == MOUNT ? CLIENTS_PATH_MAX : CLIENTS_NAME_MAX);
+		get_path(d, text);
 	if (d->err)
 		return;
 	struct item *i = what % 2 ? item_add(t, kind, &peer, &local, text, &fresh) : *find(t, kind, &peer, &local, text);
-	if (what % 2 && i && kind == HOST)
-		i->peer = peer;
-	else if (!(what % 2) && i && is_there(i) && !i->live)
+	if (!(what % 2) && i && is_there(i) && !i->live)
 		item_remove(t, i, false);
 }
 
@@ -470,18 +464,7 @@ void clients_each(struct clients *t, void (*fn)(void *arg, const struct client_c
 	}
 }
 
-/* ---- mounts and hosts ---- */
-
-static void each_text(struct clients *t, enum kind kind, void (*fn)(void *arg, const struct client_addr *peer, const char *text), void *arg)
-{
-	unsigned n;
-	auto_free struct item **all = copy_all(t, kind, &n);
-
-	for (unsigned k = 0; k < n; k++) {
-		fn(arg, &all[k]->peer, all[k]->text);
-		free(all[k]);
-	}
-}
+/* ---- mounts ---- */
 
 void clients_mounted(struct clients *t, const struct sockaddr_storage *peer, const char *path)
 {
@@ -514,48 +497,19 @@ void clients_unmounted(struct clients *t, const struct sockaddr_storage *peer, c
 
 void clients_each_mount(struct clients *t, void (*fn)(void *arg, const struct client_addr *peer, const char *path), void *arg)
 {
-	each_text(t, MOUNT, fn, arg);
-}
+	unsigned n;
+	auto_free struct item **all = copy_all(t, MOUNT, &n);
 
-int clients_monitor(struct clients *t, const struct sockaddr_storage *peer, const char *name)
-{
-	static const struct client_addr none;
-	struct client_addr p;
-	bool fresh;
-
-	if (!*name || strlen(name) > CLIENTS_NAME_MAX)
-		return -EINVAL;
-	client_addr_from(&p, peer);
-	auto_lock(&t->mu);
-	struct item *i = item_add(t, HOST, &p, &none, name, &fresh);
-	if (!i)
-		return t->n[HOST] >= CLIENTS_HOSTS_MAX ? -ENOSPC : -ENOMEM;
-	if (fresh || !same_host(&i->peer, &p)) {
-		i->peer = p;
-		tell(t, i);
+	for (unsigned k = 0; k < n; k++) {
+		fn(arg, &all[k]->peer, all[k]->text);
+		free(all[k]);
 	}
-	return 0;
-}
-
-void clients_unmonitor(struct clients *t, const char *name)
-{
-	static const struct client_addr none;
-	auto_lock(&t->mu);
-	struct item *i = *find(t, HOST, &none, &none, name);
-
-	if (i && is_there(i))
-		item_remove(t, i, true);
-}
-
-void clients_each_host(struct clients *t, void (*fn)(void *arg, const struct client_addr *peer, const char *name), void *arg)
-{
-	each_text(t, HOST, fn, arg);
 }
 
 void clients_stats(struct clients *t, struct clients_stats *out)
 {
 	auto_lock(&t->mu);
-	*out = (struct clients_stats){ .conns = t->n[CONN], .mounts = t->n[MOUNT], .hosts = t->n[HOST] };
+	*out = (struct clients_stats){ .conns = t->n[CONN], .mounts = t->n[MOUNT] };
 	for (struct item *i = t->ring[CONN].next; i != &t->ring[CONN]; i = i->next)
 		out->ours += i->live != 0;
 }

@@ -1,13 +1,13 @@
 /*
  * Who the NFS server's clients are: connections (both addresses and ports: after a takeover the new server sends each a tickle ACK, so that it notices
- * at once that its connection is gone), the mount list of the MOUNT protocol, and the hosts that are monitored for NSM.
+ * at once that its connection is gone), and the mount list of the MOUNT protocol. (Monitored hosts go with the locks: lockstate.h.)
  *
  * Changes are collected and become records in the stream (replica.h, REPLICA_CLIENT) by a thread of this table, CLIENTS_DELAY_MS after the first at the latest, what
  * cancels itself out meanwhile never; nobody waits for them. On a standby nothing is emitted: what is known there of *other* servers' clients came
  * from the stream; the connections to this server itself (a standby serves reads) are its own and are kept apart.
  *
- * Bounds: CLIENTS_CONNS_MAX connections, CLIENTS_MOUNTS_MAX mounts (CLIENTS_MOUNTS_EACH per client), CLIENTS_HOSTS_MAX hosts. When full, the oldest connection
- * of another server, and the oldest mount, make room; one more of our own connections is not noted, one more host is refused. Connections of the
+ * Bounds: CLIENTS_CONNS_MAX connections, CLIENTS_MOUNTS_MAX mounts (CLIENTS_MOUNTS_EACH per client). When full, the oldest connection of another server, and the
+ * oldest mount, make room; one more of our own connections is not noted. Connections of the
  * server before are forgotten CLIENTS_AGE_MS after the promotion. Of changes that wait to be told there are CLIENTS_PENDING_MAX; more are not told (a peer then
  * knows a connection that is gone, or doesn't know one: a tickle too many, or one too few).
  *
@@ -24,8 +24,6 @@ enum {
 	CLIENTS_CONNS_MAX = 8192,
 	CLIENTS_MOUNTS_MAX = 4096,
 	CLIENTS_MOUNTS_EACH = 64,
-	CLIENTS_HOSTS_MAX = 4096,
-	CLIENTS_NAME_MAX = 255,		/* a host's name, as it calls itself */
 	CLIENTS_PATH_MAX = 1023,	/* a mount's path */
 	CLIENTS_AGE_MS = 600000,
 	CLIENTS_PENDING_MAX = 16384,
@@ -72,13 +70,7 @@ void clients_mounted(struct clients *t, const struct sockaddr_storage *peer, con
 void clients_unmounted(struct clients *t, const struct sockaddr_storage *peer, const char *path);
 void clients_each_mount(struct clients *t, void (*fn)(void *arg, const struct client_addr *peer, const char *path), void *arg);
 
-/* ---- hosts monitored for NSM ---- */
-/* HOST names itself NAME (NLM's caller_name), and calls from PEER. 0; -ENOSPC: too many. */
-int clients_monitor(struct clients *t, const struct sockaddr_storage *peer, const char *name);
-void clients_unmonitor(struct clients *t, const char *name);
-void clients_each_host(struct clients *t, void (*fn)(void *arg, const struct client_addr *peer, const char *name), void *arg);
-
-struct clients_stats { uint64_t conns, ours, mounts, hosts; };
+struct clients_stats { uint64_t conns, ours, mounts; };
 void clients_stats(struct clients *t, struct clients_stats *out);
 
 #endif

@@ -2,8 +2,8 @@
  * The state of the NFS server in the ordered stream: what a client can't do without when another node carries on.
  *
  *	REPLICA_REPLY	an answer of the duplicate request cache (replay.h); rides on the op that it answers, or goes alone
- *	REPLICA_LOCK	byte-range locks and shares (nlm4.h)
- *	REPLICA_CLIENT	connected clients, mount list, monitored hosts (clients.h)
+ *	REPLICA_LOCK	byte-range locks, shares, monitored hosts (lockstate.h)
+ *	REPLICA_CLIENT	connected clients, mount list (clients.h)
  *	REPLICA_SNAPSHOT	all of that, for one peer, before it counts as level
  *
  * Each kind is a *part*, registered by its owner. Records are attachments of ops (fs/layer.h call.attach), so a standby has exactly those whose ops it has

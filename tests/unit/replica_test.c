@@ -164,12 +164,11 @@ START_TEST(golden_clients)
 
 	clients_connected(clients, &peer, &local);
 	clients_mounted(clients, &peer, "/v");
-	ck_assert_int_eq(clients_monitor(clients, &peer, "c"), 0);
 	give(&stream);
 	ck_assert_uint_eq(stream.n, 3);
 	size_t at = stream.at[1] + REPLICA_SNAPSHOT_HEAD + 3;
 	golden_same(stream.p + at, stream.at[2] - at, "01 01 " ADDR1 " bc02 00000000000000000000ffff0a000009 0108"
-		    " 03 " ADDR1 " 0200 2f76 05 " ADDR1 " bc02 0100 63");
+		    " 03 " ADDR1 " 0200 2f76");
 }
 END_TEST
 
@@ -206,23 +205,20 @@ static void count_text(void *arg, const struct client_addr *peer, const char *te
 	++*(unsigned *)arg;
 }
 
-static void counts_are(struct clients *c, unsigned conns, unsigned ours, unsigned mounts, unsigned hosts)
+static void counts_are(struct clients *c, unsigned conns, unsigned ours, unsigned mounts)
 {
-	unsigned n[2] = { 0 }, m = 0, h = 0;
+	unsigned n[2] = { 0 }, m = 0;
 
 	clients_each(c, count_conn, n);
 	clients_each_mount(c, count_text, &m);
-	clients_each_host(c, count_text, &h);
 	ck_assert_uint_eq(n[0], conns);
 	ck_assert_uint_eq(n[1], ours);
 	ck_assert_uint_eq(m, mounts);
-	ck_assert_uint_eq(h, hosts);
 	struct clients_stats s;
 	clients_stats(c, &s);
 	ck_assert_uint_eq(s.conns, conns);
 	ck_assert_uint_eq(s.ours, ours);
 	ck_assert_uint_eq(s.mounts, mounts);
-	ck_assert_uint_eq(s.hosts, hosts);
 }
 
 START_TEST(a_snapshot_makes_another_node_equal)
@@ -240,7 +236,6 @@ START_TEST(a_snapshot_makes_another_node_equal)
 		snprintf(path, sizeof path, "/export/%0*u", (int)(i * 2 % 900) + 1, i);
 		if (i < CLIENTS_MOUNTS_EACH)
 			clients_mounted(clients, &peer, path);
-		ck_assert_int_eq(clients_monitor(clients, &peer, path + 1 + (strlen(path) > 200 ? strlen(path) - 200 : 0)), 0);
 	}
 	give(&stream);
 	ck_assert_uint_gt(stream.n, 6);
@@ -252,8 +247,8 @@ START_TEST(a_snapshot_makes_another_node_equal)
 		ck_assert_int_eq(take(r2, &stream, i), 0);
 	}
 	ck_assert(replica_complete(r2));
-	counts_are(clients, 500, 500, CLIENTS_MOUNTS_EACH, 500);
-	counts_are(c2, 500, 0, CLIENTS_MOUNTS_EACH, 500);
+	counts_are(clients, 500, 500, CLIENTS_MOUNTS_EACH);
+	counts_are(c2, 500, 0, CLIENTS_MOUNTS_EACH);
 	for (unsigned i = 0; i < 500; i++) {
 		auto_free char *want = strdup(answer_of(replay, i));
 		ck_assert_str_eq(answer_of(t2, i), want);
@@ -335,7 +330,7 @@ START_TEST(malformed)
 	static const char *const chunks[] = {
 		"00", "01 3700", "01 0000", "01 0180", "04 0100 01", "ff 0100 01", "02 0100 01",	/* nobody registered for locks here */
 		"01 0100 02", "01 3600 " ANSWER,
-		"03 0100 02", "03 0200 0100", "03 0200 0107", "03 0200 0101",
+		"03 0100 02", "03 0200 0100", "03 0200 0105", "03 0200 0101",
 		"03 1400 01 03 " ADDR1 " 0000", "03 1500 01 03 " ADDR1 " 0100 00", "03 1400 01 03 " ADDR1 " 0100",
 		"03 1600 01 03 " ADDR1 " 0200 6100",
 	};
@@ -401,20 +396,16 @@ START_TEST(clients_are_replicated)
 	clients_mounted(clients, &a, "/two");
 	clients_mounted(clients, &a, "/two");
 	clients_mounted(clients, &b, "/two");
-	ck_assert_int_eq(clients_monitor(clients, &a, "alpha"), 0);
-	ck_assert_int_eq(clients_monitor(clients, &a, ""), -EINVAL);
 	clients_flush(clients);
 	replicate(other);
-	counts_are(other, 2, 0, 3, 1);
+	counts_are(other, 2, 0, 3);
 	clients_disconnected(clients, &b, &local);
 	clients_unmounted(clients, &a, "/one");
 	clients_unmounted(clients, &b, NULL);
-	clients_unmonitor(clients, "alpha");
-	clients_unmonitor(clients, "never heard of");
 	clients_flush(clients);
 	replicate(other);
-	counts_are(clients, 1, 1, 1, 0);
-	counts_are(other, 1, 0, 1, 0);
+	counts_are(clients, 1, 1, 1);
+	counts_are(other, 1, 0, 1);
 	clients_free(other);
 }
 END_TEST
@@ -435,16 +426,16 @@ START_TEST(own_connections_stay)
 	clients_connected(clients, &b, &local);
 	clients_flush(clients);
 	replicate(other);
-	counts_are(other, 2, 1, 0, 0);
+	counts_are(other, 2, 1, 0);
 	clients_disconnected(clients, &a, &local);
 	clients_flush(clients);
 	replicate(other);
-	counts_are(other, 2, 1, 0, 0);
+	counts_are(other, 2, 1, 0);
 	clients_part(other, &part);
 	part.clear(part.arg);
-	counts_are(other, 1, 1, 0, 0);
+	counts_are(other, 1, 1, 0);
 	clients_disconnected(other, &a, &local);
-	counts_are(other, 0, 0, 0, 0);
+	counts_are(other, 0, 0, 0);
 	clients_free(other);
 }
 END_TEST
@@ -481,12 +472,10 @@ START_TEST(clients_are_bounded)
 			snprintf(text, sizeof text, "/%u", m);
 			clients_mounted(clients, &a, text);
 		}
-		snprintf(text, sizeof text, "host%u", i);
-		ck_assert_int_eq(clients_monitor(clients, &a, text), i < CLIENTS_HOSTS_MAX ? 0 : -ENOSPC);
 		if (!i)
-			counts_are(clients, 1, 1, CLIENTS_MOUNTS_EACH, 1);
+			counts_are(clients, 1, 1, CLIENTS_MOUNTS_EACH);
 	}
-	counts_are(clients, CLIENTS_CONNS_MAX, CLIENTS_CONNS_MAX, CLIENTS_MOUNTS_MAX, CLIENTS_HOSTS_MAX);
+	counts_are(clients, CLIENTS_CONNS_MAX, CLIENTS_CONNS_MAX, CLIENTS_MOUNTS_MAX);
 	/* connections of another server make room for our own */
 	struct replica_part from, to;
 	clients_part(clients, &from);
@@ -500,10 +489,10 @@ START_TEST(clients_are_bounded)
 	replica_register(r2, REPLICA_CLIENT, &to);
 	for (size_t i = 0; i < stream.n; i++)
 		ck_assert_int_eq(take(r2, &stream, i), 0);
-	counts_are(other, CLIENTS_CONNS_MAX, 0, CLIENTS_MOUNTS_MAX, CLIENTS_HOSTS_MAX);
+	counts_are(other, CLIENTS_CONNS_MAX, 0, CLIENTS_MOUNTS_MAX);
 	a = addr("10.255.0.1", 7);
 	clients_connected(other, &a, &local);
-	counts_are(other, CLIENTS_CONNS_MAX, 1, CLIENTS_MOUNTS_MAX, CLIENTS_HOSTS_MAX);
+	counts_are(other, CLIENTS_CONNS_MAX, 1, CLIENTS_MOUNTS_MAX);
 	replica_free(r2);
 	replay_free(t2);
 	clients_free(other);

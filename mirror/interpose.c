@@ -46,6 +46,8 @@ void interpose_set_writable(struct interpose *ip, bool writable)
 {
 	pthread_rwlock_wrlock(&ip->gate);
 	ip->writable = writable;
+	if (writable)
+		atomic_store(&ip->refused_said, false);
 	set_held(ip, false);
 	pthread_rwlock_unlock(&ip->gate);
 }
@@ -701,6 +703,7 @@ void interpose_stats(struct interpose *ip, struct interpose_stats *out)
 {
 	out->ops = atomic_load(&ip->ops);
 	out->bytes = atomic_load(&ip->bytes);
+	out->refused = atomic_load(&ip->refused);
 	for (unsigned i = 0; i <= OP_TYPE_LAST; i++)
 		out->by_type[i] = atomic_load(&ip->by_type[i]);
 }

@@ -76,7 +76,10 @@ int interpose_attach_wait(struct interpose *ip, uint64_t seq);
 /* All of that. WAIT: for the peers. */
 int interpose_attach(struct interpose *ip, uint16_t kind, const void *data, uint32_t len, bool wait, uint64_t *seq);
 
-struct interpose_stats { uint64_t ops, bytes, by_type[OP_TYPE_LAST + 1]; };
+struct interpose_stats {
+	uint64_t ops, bytes, by_type[OP_TYPE_LAST + 1];
+	uint64_t refused;		/* writes to files that were opened while this node was primary, and came when it no longer was */
+};
 void interpose_stats(struct interpose *ip, struct interpose_stats *out);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fs/base/clock.h"
+#include "fs/base/log.h"
 #include "mirror/interpose_int.h"
 
 /* Emits OP, about the object of tx->eff.attr, when the peers have that. */
@@ -275,11 +276,22 @@ static int room_within(struct txn *tx, struct file *f, uint64_t off, size_t len,
 	return r ? r : off + len > a.size ? -ENOSPC : 0;
 }
 
+/* The role went while the file was open, or its pages were dirty in the kernel's memory. */
+static void late_write(struct interpose *ip, const struct file *f, const struct call *c)
+{
+	atomic_fetch_add(&ip->refused, 1);
+	if (!atomic_exchange(&ip->refused_said, true))
+		log_warn("mirror: %016llx: a write (process %d) is refused: this node is not primary any more: status counts them (refused_writes)",
+			 (unsigned long long)file_id(f), (int)c->pid);
+}
+
 ssize_t ip_write(struct layer *l, struct call *c, struct file *f, const struct wdata *d, uint64_t off, unsigned flags, struct attr *attr)
 {
 	struct txn tx;
 	ssize_t n = begin_object(&tx, l, c, file_id(f), d->len, 0);
 
+	if (n == -EROFS)
+		late_write(ip_of(l), f, c);
 	if (!n)
 		n = room_within(&tx, f, off, d->len, flags);
 	if (!n)

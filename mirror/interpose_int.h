@@ -39,6 +39,8 @@ struct interpose {
 	_Atomic uint64_t epoch_wanted, epoch_open;	/* counts: equal = open */
 	_Atomic int64_t clock_ns;		/* the newest stamp given or seen */
 	_Atomic uint64_t writers;
+	_Atomic uint64_t refused;		/* late writes, and */
+	_Atomic bool refused_said;		/* whether the log knows of them, since this node was last primary */
 	_Atomic uint64_t ops, bytes, by_type[OP_TYPE_LAST + 1];
 	pthread_mutex_t tmp_mu;			/* guards tmp; a leaf */
 	struct tmp *tmp[TMP_HASH];		/* owned */

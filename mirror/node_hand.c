@@ -91,6 +91,18 @@ static bool statements_missing(struct node *n)
 	return false;
 }
 
+/* That everything is applied may be old news: one more op, and the sync set answers now. */
+static int prove_alive(struct node *n, const struct timespec *until)
+{
+	struct op op = { .type = OP_NOP };
+	uint64_t seq;
+
+	if (!queue_has_peers(n->cfg.queue))
+		return 0;
+	int err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
+	return err ? err : queue_wait_until(n->cfg.queue, seq, CONFIRM_APPLIED, until);
+}
+
 /* All that this node has changed is with the sync set, and nobody waits for an acknowledgement any more. */
 static int come_to_rest(struct node *n, const struct timespec *until)
 {
@@ -102,7 +114,7 @@ static int come_to_rest(struct node *n, const struct timespec *until)
 			return -ETIMEDOUT;
 		nap(n);
 	}
-	return err ? err : queue_wait_until(n->cfg.queue, queue_last(n->cfg.queue), CONFIRM_APPLIED, until);
+	return err ? err : prove_alive(n, until);
 }
 
 static void shut(struct node *n, const struct core_action *a)

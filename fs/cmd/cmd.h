@@ -24,7 +24,7 @@
  *   "risks":["fence_peer = none: …"],
  *   "doubt":"beta",                                                               only after a switchover was cut off: beta may have accepted the role
  *   "service":[{"address":"10.0.0.100/24 dev eth0","held":true,"trouble":"in use elsewhere, by …"}],     service addresses: is it here? why not, or who else claims it
- *   "mount":{"point":"/srv/home","open_writers":3},
+ *   "mount":{"point":"/srv/home","open_writers":3,"refused_writes":0},       refused: came when the role had gone
  *   "nfs":{"listen":"[::]:2049","exports":2,                                   listen: "" = no NFS server, and nothing but these two
  *          "port":2049,"clients":3,"connections":3,"mounts":2,"calls":123,"files":4,"locks":0,"refused_handles":0,
  *          "replay_hits":0,"replay_entries":17,"state_complete":true},           clients: of all nodes; files: kept open

@@ -185,7 +185,8 @@ static json_t *status_object(struct daemon *d)
 	json_object_set_new(o, "service", service_array(d));
 	if (s->doubt_of)
 		json_object_set_new(o, "doubt", json_string(c->nodes[s->doubt_of].name));
-	json_object_set_new(o, "mount", json_pack("{s:s,s:I}", "point", c->mount_point, "open_writers", (json_int_t)interpose_writers(d->ip)));
+	json_object_set_new(o, "mount", json_pack("{s:s,s:I,s:I}", "point", c->mount_point, "open_writers", (json_int_t)interpose_writers(d->ip),
+			    "refused_writes", (json_int_t)is.refused));
 	json_object_set_new(o, "queue", json_pack("{s:I,s:I}", "bytes", (json_int_t)s->queue_bytes, "max", (json_int_t)c->queue_bytes));
 	json_object_set_new(o, "nfs", nfs_object(d));
 	json_object_set_new(o, "ops", json_integer((json_int_t)is.ops));

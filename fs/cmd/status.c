@@ -244,6 +244,8 @@ void status_print(const json_t *s, FILE *out)
 		fprintf(out, "  daemon       process %lld, started %s\n", number_of(s, "pid"), human_ago(number_of(s, "uptime_ms"), max));
 	fprintf(out, "  uuid         %s\n  mounted at   %s, %lld open for writing\n", text_of(s, "uuid"), text_of(mount, "point"),
 		number_of(mount, "open_writers"));
+	if (number_of(mount, "refused_writes"))
+		fprintf(out, "               %lld writes came after the role had gone and were refused\n", number_of(mount, "refused_writes"));
 	print_position(s, out);
 	fputs("  sync set     ", out);
 	print_list(json_object_get(s, "sync_set"), ", ", out);

@@ -300,10 +300,8 @@ static struct rpc_conn *conn_new(struct rpc_server *s, int fd, const struct sock
 static void admit(struct rpc_server *s, int fd, const struct sockaddr_storage *peer)
 {
 	struct rpc_conn *c;
-	unsigned n = atomic_load(&s->nconns);
 
-	/* The one to be closed goes as soon as its loop looks: there may be a few more for a moment. */
-	if (n >= s->max_connections && (n >= s->max_connections + s->max_connections / 16 || !evict_idle(s))) {
+	if (atomic_load(&s->nconns) >= s->max_connections && !evict_idle(s)) {
 		atomic_fetch_add(&s->refused, 1);
 		close(fd);
 		return;
@@ -351,10 +349,16 @@ void rpc_listeners_resume(struct rpc_server *s)
 		listener_events(s, &s->listeners[i], EPOLLIN);
 }
 
+/* Those who were closed to make room go as soon as their loops look: there may be a few too many for a moment, the next ones wait in the backlog. */
+static bool crowded(const struct rpc_server *s)
+{
+	return atomic_load(&s->nconns) > s->max_connections + s->max_connections / 16;
+}
+
 /* Under accept_mu. */
 static void accept_all(struct rpc_server *s, const struct rpc_listener *l)
 {
-	for (int i = 0; i < BACKLOG; i++) {
+	for (int i = 0; i < BACKLOG && !crowded(s); i++) {
 		struct sockaddr_storage peer = { 0 };
 		socklen_t len = sizeof peer;
 		int fd = accept4(l->fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);

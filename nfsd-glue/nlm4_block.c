@@ -63,16 +63,22 @@ static void add(struct nlm4 *n, struct block *b)
 	n->stats.blocks++;
 }
 
-/* Out of the table and all lists. */
-static void retire(struct block *b)
+static void leave_table(struct block *b)
 {
-	list_remove(b);
 	*b->prev = b->next;
 	if (b->next)
 		b->next->prev = b->prev;
+	unref(b);
+}
+
+/* Settled. While the client is being called it can still be found. */
+static void retire(struct block *b)
+{
+	list_remove(b);
 	b->state = BLOCK_GONE;
 	b->n->stats.blocks--;
-	unref(b);
+	if (!b->calling)
+		leave_table(b);
 }
 
 static void undo_later(struct nlm4 *n, struct block *b)
@@ -90,7 +96,17 @@ static struct block *find(const struct nlm4_request *q)
 {
 	struct block *b = *bucket_of(q->n, q->o.key, q->id);
 
-	while (b && (b->o.key != q->o.key || b->id != q->id || !same_range(&b->r, &q->r)))
+	while (b && (b->state == BLOCK_GONE || b->o.key != q->o.key || b->id != q->id || !same_range(&b->r, &q->r)))
+		b = b->next;
+	return b;
+}
+
+/* Is Q's owner still being called about something of the file that is settled? */
+static bool called_in_vain(const struct nlm4_request *q)
+{
+	const struct block *b = *bucket_of(q->n, q->o.key, q->id);
+
+	while (b && (b->state != BLOCK_GONE || b->o.key != q->o.key || b->id != q->id))
 		b = b->next;
 	return b;
 }
@@ -136,7 +152,7 @@ static struct block *find_undoing(const struct nlm4_request *q)
 {
 	struct block *b = *bucket_of(q->n, q->o.key, q->id);
 
-	while (b && (b->o.key != q->o.key || b->id != q->id || (b->state != BLOCK_UNDOING && !b->cancelled)))
+	while (b && (b->state == BLOCK_GONE || b->o.key != q->o.key || b->id != q->id || (b->state != BLOCK_UNDOING && !b->cancelled)))
 		b = b->next;
 	return b;
 }
@@ -273,16 +289,27 @@ static enum nlm4_stat queued(struct nlm4 *n, struct block *b)
 	return s == BLOCK_GRANTED ? NLM4_GRANTED : s == BLOCK_GONE ? NLM4_DENIED_GRACE_PERIOD : NLM4_BLOCKED;
 }
 
+/* A client that waits again would take a late GRANTED for its new request. False: there is one on its way, and it takes long. */
+static bool line_is_free(struct nlm4_request *q)
+{
+	const struct timespec until = clock_mono_after_ms(NLM4_LINE_MS);
+	int late = 0;
+
+	while (called_in_vain(q) && !late)
+		late = pthread_cond_timedwait(&q->n->undone, &q->n->mu, &until);
+	return !called_in_vain(q);
+}
+
 enum nlm4_stat block_lock(struct nlm4_request *q)
 {
 	struct nlm4 *n = q->n;
 	struct block *b;
 
 	pthread_mutex_lock(&n->mu);
-	bool there = waits_already(q);
+	bool there = waits_already(q) || !line_is_free(q);
 	pthread_mutex_unlock(&n->mu);
 	if (there)
-		return NLM4_BLOCKED;
+		return NLM4_BLOCKED;	/* or: it isn't queued, it will ask again */
 	if (!(b = make(q)))
 		return NLM4_DENIED_NOLOCKS;
 	if (!enter(q, b))
@@ -408,7 +435,10 @@ static void answered(void *arg, int err, const unsigned char *results, size_t le
 		err = -EBADMSG;
 	auto_lock(&n->mu);
 	b->calling = false;
-	if (b->state == BLOCK_GRANTED) {
+	if (b->state == BLOCK_GONE) {
+		leave_table(b);
+		pthread_cond_broadcast(&n->undone);
+	} else if (b->state == BLOCK_GRANTED) {
 		if (!err) {
 			settle_by(n, b, stat);
 		} else {

@@ -1,7 +1,7 @@
 /*
  * Inside NLM: what its files share. nlm4.c has the procedures and the roles, nlm4_block.c the requests that wait and the calls to clients.
  *
- * A block is counted: one reference for being in the table (from block_add to block_remove), one while the lock table may call back, one while a call to the client
+ * A block is counted: one reference for being in the table, one while the lock table may call back, one while a call to the client
  * is under way. Its state is guarded by nlm4.mu, what identifies it never changes.
  */
 #ifndef NFSD_GLUE_NLM4_INT_H
@@ -14,6 +14,7 @@
 
 enum {
 	BLOCK_BUCKETS = 4096,
+	NLM4_LINE_MS = 200,
 	NLM4_AFTER_MS = 300000,		/* after a promotion: see block_cancel */
 	NLM4_CALLS_MAX = 16,		/* of one GRANTED; then the client's own asking again has to do */
 	COOKIE_LEN = 8,
@@ -24,7 +25,7 @@ enum block_state {
 	BLOCK_WAITING,			/* in the lock table */
 	BLOCK_GRANTED,			/* the client is to be told, or being told */
 	BLOCK_UNDOING,			/* what the grant took is being given back; the owner's next LOCK or UNLOCK of the file waits for that */
-	BLOCK_GONE,			/* out of our table: who still has a reference drops it */
+	BLOCK_GONE,			/* settled: who still has a reference drops it; in the table only while the client is being called */
 };
 
 struct block {

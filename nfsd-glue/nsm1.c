@@ -224,6 +224,14 @@ static void told(void *arg, int err, const unsigned char *results, size_t len)
 	free(t);
 }
 
+/* The address may have stayed with another node. */
+static bool is_ours(const struct sockaddr_storage *sa, socklen_t len)
+{
+	auto_fd int fd = socket(sa->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	return fd >= 0 && !bind(fd, (const struct sockaddr *)sa, len);
+}
+
 static int tell_as(struct nsm1 *n, const struct lock_host *h, const char *mon_name, int32_t number)
 {
 	unsigned char args[8 + NSM_NAME_LOCAL_MAX + INET6_ADDRSTRLEN];
@@ -244,8 +252,8 @@ static int tell_as(struct nsm1 *n, const struct lock_host *h, const char *mon_na
 	memcpy(to.addr, h->addr, sizeof to.addr);
 	client_addr_to(&to, &c.to);
 	memcpy(from.addr, h->local, sizeof from.addr);
-	if (memcmp(h->local, none, sizeof none))
-		client_addr_to(&from, &c.from);
+	if (!memcmp(h->local, none, sizeof none) || !is_ours(&c.from, client_addr_to(&from, &c.from)))
+		c.from.ss_family = AF_UNSPEC;
 	int err = rpc_client_call(n->cfg.client, &c);
 	if (err)
 		free(t);

@@ -119,8 +119,9 @@ static void reply_clear(void *arg) { replay_clear(((struct replica *)arg)->cfg.r
 static int reply_put(void *arg, const struct replay_key *k, const void *bytes, size_t len, uint32_t age_ms)
 {
 	unsigned char record[REPLICA_REPLY_RECORD_MAX];
+	size_t n = replica_reply_encode(record, k, bytes, len, age_ms);
 
-	return replica_put(arg, record, replica_reply_encode(record, k, bytes, len, age_ms));
+	return replica_put(arg, record, n);
 }
 
 static int reply_idle(void *arg) { return replica_pause(arg); }

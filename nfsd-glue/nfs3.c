@@ -329,7 +329,7 @@ static int remember(struct nfs3_req *q, int st)
 			return role_lost(q, S_JUKEBOX);
 		}
 	}
-	if (st >= 0 && q->answered)
+	if ((st >= 0 && q->answered) || st == S_DROP)	/* dropped: made perhaps, and in the order; then its answer is known and stays */
 		replay_sent(s->cfg.replay, &q->key);
 	else
 		replay_forget(s->cfg.replay, &q->key);

@@ -53,7 +53,7 @@ static const struct rpc_who who = { 0, 0, "load" };
 static struct xw scratch, reply;
 static struct nfs_fh root, top, file;
 static unsigned char *payload;
-static uint32_t xid = 0x10000000;
+static uint32_t xid;	/* begins anew in each run, or servers would take its calls for repeated ones */
 static uint64_t made; /* files by each connection, for lookup and remove */
 
 /* What an OP is: how to make call i of a connection, and what to do with a reply. */
@@ -603,8 +603,11 @@ static void set_up(void)
 
 int main(int argc, char **argv)
 {
+	struct timespec now;
 	int o;
 
+	clock_gettime(CLOCK_REALTIME, &now);
+	xid = (uint32_t)(now.tv_sec << 20) ^ (uint32_t)(now.tv_nsec >> 10);
 	while ((o = getopt(argc, argv, "c:k:p:m:b:s:n:")) != -1) {
 		switch (o) {
 		case 'c': opt.nconns = atoi(optarg); break;

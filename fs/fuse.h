@@ -48,7 +48,8 @@ int fuse_front_stop(struct fuse_front *f, bool force);
 /* After a stop, or when it was never run; and when no change will be told to the observers any more. */
 void fuse_front_free(struct fuse_front *f);
 
-/* Waits until the kernel has dropped what the changes told so far made stale. Hold no lock: the kernel may wait for a request of ours. */
+/* Waits until the kernel has dropped what the changes told so far made stale. Hold no lock: the kernel may wait for a request of ours. Changes of ORIGIN_NFS the kernel hears of
+ * only by this, called by the thread that made them. */
 void fuse_front_settle(struct fuse_front *f);
 /* Before somebody else changes bytes [OFF, OFF+LEN) of object ID (LEN 0: to the end): when it is open for writing here, what programs have written into mappings of that
  * range goes down to the layers first. Hold no lock: it comes as ordinary writes. Cheap when nothing is open for writing. */

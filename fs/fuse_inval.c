@@ -7,6 +7,9 @@
  * it goes on, has the kernel look up every entry again (NOTIFY_INC_EPOCH), which brings fresh attributes too; a kernel that can't do that (before 6.16) believes
  * stale entries until they time out, and the log says so. A file that is open meanwhile may show old attributes that long.
  *
+ * What the NFS server changes its own thread notifies, when it settles: it waits for that anyway, and handing it to another thread and back would cost it half of its speed. Till
+ * then the changes wait in a list of the thread's (`mine`); what doesn't fit there goes into the ring. In which order kernels hear of changes doesn't matter: they only forget.
+ *
  * A lookup that read the old state cannot come after its own invalidation: the kernel holds the directory's lock over LOOKUP and takes it for an entry
  * notification; attributes carry a version.
  */
@@ -43,6 +46,16 @@ struct inval {
 	unsigned char *ring;		/* owned */
 };
 
+enum { MINE_MAX = 8, MINE_NAMES = 2 };
+
+/* Changes of ORIGIN_NFS by this thread that the kernel has not been told yet. */
+static _Thread_local struct {
+	struct inval *v;		/* whose; borrowed, compared only, unless it is the one that settles */
+	unsigned n, names;
+	struct record r[MINE_MAX];
+	char name[MINE_NAMES][LAYER_NAME_MAX + 1];	/* of the CHANGE_ENTRYs, in order */
+} mine;
+
 static size_t record_size(size_t name_len) { return sizeof(struct record) + ((name_len + 7) & ~(size_t)7); }
 
 static void ring_put(struct inval *v, const void *p, size_t len)
@@ -72,6 +85,31 @@ static bool covered(const struct inval *v, uint64_t id)
 	return waits && ((l->kind != CHANGE_DATA && l->id == id) || (l->kind == CHANGE_ENTRY && l->child == id));
 }
 
+static bool mine_covered(uint64_t id)
+{
+	for (unsigned i = 0; i < mine.n; i++)
+		if ((mine.r[i].kind != CHANGE_DATA && mine.r[i].id == id) || (mine.r[i].kind == CHANGE_ENTRY && mine.r[i].child == id))
+			return true;
+	return false;
+}
+
+/* False: it doesn't fit. */
+static bool keep_mine(struct inval *v, const struct record *r, const char *name)
+{
+	if (!mine.n)
+		mine.v = v;
+	if (mine.v != v)
+		return false;
+	if (r->kind == CHANGE_ATTR && mine_covered(r->id))
+		return true;
+	if (mine.n == MINE_MAX || (r->kind == CHANGE_ENTRY && mine.names == MINE_NAMES))
+		return false;
+	mine.r[mine.n++] = *r;
+	if (r->kind == CHANGE_ENTRY)
+		memcpy(mine.name[mine.names++], name, r->name_len + 1);
+	return true;
+}
+
 void inval_observe(void *inval, const struct change *c)
 {
 	struct inval *v = inval;
@@ -82,6 +120,8 @@ void inval_observe(void *inval, const struct change *c)
 
 	if (c->origin == ORIGIN_FUSE)
 		return;		/* through this very mount: the kernel knows */
+	if (c->origin == ORIGIN_NFS && keep_mine(v, &r, c->name))
+		return;
 	auto_lock(&v->mu);
 	if (!v->running || (c->kind == CHANGE_ATTR && covered(v, c->id)))
 		return;
@@ -126,6 +166,17 @@ static void notify(struct inval *v, const struct record *r, const char *name)
 			report("attributes", r->child, fuse_lowlevel_notify_inval_inode(se, r->child, -1, 0));
 		break;
 	}
+}
+
+static void notify_mine(struct inval *v)
+{
+	unsigned names = 0;
+
+	if (mine.v != v)
+		return;
+	for (unsigned i = 0; i < mine.n; i++)
+		notify(v, &mine.r[i], mine.r[i].kind == CHANGE_ENTRY ? mine.name[names++] : NULL);
+	mine.n = mine.names = 0;
 }
 
 static void make_up_for_lost(struct inval *v)
@@ -255,10 +306,15 @@ void fuse_front_write_back(struct fuse_front *f)
 
 void inval_settle(struct inval *v)
 {
-	uint64_t upto;
-
 	pthread_mutex_lock(&v->mu);
-	upto = v->head;
+	uint64_t upto = v->head;
+	bool running = v->running;
+	pthread_mutex_unlock(&v->mu);
+	if (running)
+		notify_mine(v);
+	else if (mine.v == v)
+		mine.n = mine.names = 0;
+	pthread_mutex_lock(&v->mu);
 	while (v->running && v->done < upto)
 		pthread_cond_wait(&v->settled, &v->mu);
 	pthread_mutex_unlock(&v->mu);

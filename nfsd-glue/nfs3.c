@@ -271,10 +271,10 @@ int nfs3_changed(struct nfs3_req *q, int64_t r)
 {
 	const struct nfs3_config *c = &q->s->cfg;
 
-	if (r < 0 && !q->answered)
-		return r == -EROFS ? role_lost(q, S_JUKEBOX) : (int)nfs3_status_of(r);
 	if (c->settle)
 		c->settle(c->arg);
+	if (r < 0 && !q->answered)
+		return r == -EROFS ? role_lost(q, S_JUKEBOX) : (int)nfs3_status_of(r);
 	if (r < 0 && q->after_status == S_OK) {
 		q->answered = false;
 		new_verifier(q->s);

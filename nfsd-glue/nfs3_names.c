@@ -19,7 +19,7 @@ static int child_of(struct nfs3_req *q, uint64_t dir, const char *name, struct n
 static int may_remove(struct nfs3_req *q)
 {
 	struct layer *l = nfs3_top(q);
-	struct nfs3_attr dir, child;
+	struct nfs3_attr dir, child = { 0 };
 	int st = nfs3_dir(q, q->obj.id, &dir, PERM_EXEC);
 
 	if (!st)
@@ -55,7 +55,7 @@ int nfs3_rmdir(struct nfs3_req *q)
 
 static int may_rename(struct nfs3_req *q)
 {
-	struct nfs3_attr dir, newdir, from, to;
+	struct nfs3_attr dir, newdir, from = { 0 }, to = { 0 };
 	int st = nfs3_dir(q, q->obj.id, &dir, PERM_EXEC);
 
 	if (!st)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stops of a daemon with an NFS server: calls that wait for a peer which is gone don't hold it up, and what was acknowledged is there afterwards.
+# Ends of a role and of a daemon with an NFS server: files that it keeps open are nobody's open files; calls that wait for a peer which is gone don't hold it up, and what was acknowledged is there afterwards.
 . "$(cd "$(dirname "$0")" && pwd)/nfs.sh"
 hook=$TMP/fence
 cat >"$hook" <<EOF
@@ -15,6 +15,13 @@ nfs_client_up || exit 1
 asked() { grep -qs "outdate beta" "$TMP/fenced"; }
 
 check "a change is acknowledged" nc alpha create before 644
+check "a file is written" nc alpha write before 0 unstable x
+is "the server keeps it open" "$(status alpha .nfs.files)" 1
+check "which does not hold a demote up" tfs alpha demote
+is "changes are refused then" "$(nc alpha create refused 644)" ROFS
+check "it is promoted again" wait_for 30 tfs alpha promote
+check "and level" wait_for 30 level alpha beta
+check "changes go on" nc alpha create after 644
 link_down beta
 (nc alpha create waits 644 >/dev/null 2>&1 && touch "$TMP/acknowledged") &
 client=$!

@@ -67,6 +67,8 @@ void lockd_programs(struct lockd *d, struct rpc_program out[LOCKD_PROGRAMS])
 void lockd_part(struct lockd *d, struct replica_part *out) { lockstate_part(d->state, out); }
 void lockd_role(struct lockd *d, enum nlm4_role role, bool kept) { nlm4_role(d->nlm, role, kept); }
 
+void lockd_following(struct lockd *d, unsigned primary) { lockstate_following(d->state, primary); }
+
 void lockd_stats(struct lockd *d, struct lockd_stats *out)
 {
 	lockstate_stats(d->state, &out->state);

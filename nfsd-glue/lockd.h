@@ -29,6 +29,9 @@ void lockd_part(struct lockd *d, struct replica_part *out);
 /* nlm4_role: doesn't wait for peers. */
 void lockd_role(struct lockd *d, enum nlm4_role role, bool kept);
 
+/* The stream's next ops are of an epoch of PRIMARY's. */
+void lockd_following(struct lockd *d, unsigned primary);
+
 struct lockd_stats { struct lockstate_stats state; struct nlm4_stats nlm; };
 void lockd_stats(struct lockd *d, struct lockd_stats *out);
 

@@ -242,23 +242,45 @@ static void host_remove(struct lockstate *s, struct lock_host *h)
 	free(h);
 }
 
-/* Makes room for one more; SEQ NULL: nothing is recorded. */
-static bool host_room(struct lockstate *s, uint64_t *seq)
+/* Takes H away when it has no owners and nobody uses it. SEQ NULL: nothing is recorded. */
+static bool host_gives_way(struct lockstate *s, struct lock_host *h, uint64_t *seq)
 {
+	struct lockrec r = { .set = false };
+
+	if (h->refs)
+		return false;
+	record_host(&r, h);
+	if (seq && emit(s, &r, seq))
+		return false;
+	host_remove(s, h);
+	return true;
+}
+
+/* Makes room for one more name of ADDR's. */
+static bool address_room(struct lockstate *s, const unsigned char addr[16], uint64_t *seq)
+{
+	struct lock_host *idle = NULL;
+	unsigned n = 0;
+
+	for (struct lock_host *h = *host_bucket(s, addr); h; h = h->next)
+		if (!memcmp(h->addr, addr, 16)) {
+			n++;
+			idle = h->refs ? idle : h;
+		}
+	return n < LOCK_HOSTS_EACH || (idle && host_gives_way(s, idle, seq));
+}
+
+/* Makes room for one more. */
+static bool host_room(struct lockstate *s, const unsigned char addr[16], uint64_t *seq)
+{
+	if (!address_room(s, addr, seq))
+		return false;
 	if (s->nhosts < LOCK_HOSTS_MAX)
 		return true;
 	for (unsigned i = 0; i < HOST_BUCKETS; i++)
-		for (struct lock_host *h = s->host[i]; h; h = h->next) {
-			struct lockrec r = { .set = false };
-
-			if (h->refs)
-				continue;
-			record_host(&r, h);
-			if (seq && emit(s, &r, seq))
-				return false;
-			host_remove(s, h);
-			return true;
-		}
+		for (struct lock_host *h = s->host[i]; h; h = h->next)
+			if (host_gives_way(s, h, seq))
+				return true;
 	return false;
 }
 
@@ -266,7 +288,7 @@ static struct lock_host *host_make(struct lockstate *s, const char *name, const 
 {
 	struct lock_host **b = host_bucket(s, addr), *h;
 
-	if (!host_room(s, seq) || !(h = calloc(1, sizeof *h)))
+	if (!host_room(s, addr, seq) || !(h = calloc(1, sizeof *h)))
 		return NULL;
 	memcpy(h->name, name, strnlen(name, LOCK_NAME_MAX));
 	memcpy(h->addr, addr, sizeof h->addr);
@@ -707,10 +729,19 @@ static bool is_other_nodes(void *arg, const struct lock_owner *o)
 	return o->node != 0 && o->node != LOCK_NODE_VOLUME;
 }
 
-/* The peers do the same when they begin to follow: they get a snapshot. */
 void lockstate_promoted(struct lockstate *s)
 {
 	lock_drop_matching(s->cfg.locks, is_other_nodes, NULL, ERRNO_TAKEN_AWAY, false);
+}
+
+static bool is_third_nodes(void *arg, const struct lock_owner *o)
+{
+	return is_other_nodes(NULL, o) && o->node != *(const unsigned *)arg;
+}
+
+void lockstate_following(struct lockstate *s, unsigned primary)
+{
+	lock_drop_matching(s->cfg.locks, is_third_nodes, &primary, ERRNO_TAKEN_AWAY, false);
 }
 
 /* ---- life ---- */

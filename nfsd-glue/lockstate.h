@@ -29,7 +29,8 @@
 #include "nfsd-glue/shares.h"
 
 enum {
-	LOCK_HOSTS_MAX = 4096,		/* when full, one without owners makes room */
+	LOCK_HOSTS_MAX = 4096,		/* when full, one without owners makes room; */
+	LOCK_HOSTS_EACH = 64,		/* so it does for the names of one address */
 	LOCK_HOST_OWNERS_MAX = 1 << 16,	/* owners of one host */
 };
 
@@ -111,6 +112,8 @@ int lockstate_share(struct lockstate *s, const struct share *sh, bool set);
 /* ---- roles ---- */
 /* This node has become primary: what programs of other nodes' mounts held is dropped. */
 void lockstate_promoted(struct lockstate *s);
+/* Another node has become primary: what programs of other nodes' mounts than its held is dropped, as it did itself. */
+void lockstate_following(struct lockstate *s, unsigned primary);
 
 struct lockstate_stats { uint64_t locks, shares, hosts, owners, applied, malformed; };
 void lockstate_stats(struct lockstate *s, struct lockstate_stats *out);

@@ -208,6 +208,7 @@ void nfsd_role(struct nfsd *n, enum nfsd_role role)
 	nfs3_role(n->nfs3, role);
 }
 
+void nfsd_following(struct nfsd *n, unsigned primary) { lockd_following(n->lockd, primary); }
 void nfsd_flush_failed(struct nfsd *n) { nfs3_flush_failed(n->nfs3); }
 int nfsd_snapshot(struct nfsd *n, unsigned peer) { return replica_snapshot(n->replica, peer); }
 struct clients *nfsd_clients(struct nfsd *n) { return n->clients; }

@@ -53,6 +53,8 @@ int nfsd_new(const struct nfsd_config *cfg, struct nfsd **out);
 int nfsd_start(struct nfsd *n);
 /* Quick, but for PRIMARY -> STANDBY, which waits until the connections are cut. */
 void nfsd_role(struct nfsd *n, enum nfsd_role role);
+/* The stream's next ops are of an epoch of the node PRIMARY. */
+void nfsd_following(struct nfsd *n, unsigned primary);
 /* A local flush failed: what was written unstably may be lost, clients must write it again. */
 void nfsd_flush_failed(struct nfsd *n);
 /* The state for PEER, before it counts as level (replica.h). */

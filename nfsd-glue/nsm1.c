@@ -65,7 +65,7 @@ struct nsm1 {
 	struct heard heard[NSM_QUEUE_MAX];
 	unsigned nheard;
 	struct lock_host *tell;		/* owned; hosts that are still to be told */
-	unsigned ntell, next_tell;
+	unsigned ntell, next_tell, tell_list;	/* TELL_LIST: which list it is */
 };
 
 /* ---- the durable list ---- */
@@ -315,6 +315,7 @@ void nsm1_notify(struct nsm1 *n)
 	n->changed++;
 	free(n->tell);
 	n->tell = l.h;
+	n->tell_list++;
 	n->ntell = l.n;
 	n->next_tell = 0;
 	pthread_cond_broadcast(&n->work);
@@ -323,16 +324,16 @@ void nsm1_notify(struct nsm1 *n)
 /* Under mu, which is dropped meanwhile. False: the RPC client is full. */
 static bool tell_next(struct nsm1 *n)
 {
-	struct lock_host h = n->tell[n->next_tell];
+	unsigned at = n->next_tell++, list = n->tell_list;
+	struct lock_host h = n->tell[at];
 	int32_t number = n->number;
 
 	pthread_mutex_unlock(&n->mu);
 	int err = tell_host(n, &h, number);
 	pthread_mutex_lock(&n->mu);
-	if (err == -EAGAIN)
-		return false;
-	n->next_tell++;
-	return true;
+	if (err == -EAGAIN && list == n->tell_list)
+		n->next_tell = at;
+	return err != -EAGAIN;
 }
 
 /* ---- from clients ---- */

@@ -114,7 +114,11 @@ static void d_handover(void *arg, unsigned to, uint64_t number) { node_handover(
 static void d_write_back(void *arg) { fuse_front_write_back(((struct daemon *)arg)->front); }
 static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 {
-	return node_stream_epoch(((struct daemon *)arg)->node, e, seq, prev);
+	struct daemon *d = arg;
+
+	if (d->nfsd)
+		nfsd_following(d->nfsd, e.node);
+	return node_stream_epoch(d->node, e, seq, prev);
 }
 
 static int d_open_epoch(void *arg) { return node_open_epoch(((struct daemon *)arg)->node); }

@@ -149,7 +149,7 @@ static inline unsigned host_count(const unsigned *count)
 
 /* ---- the server ---- */
 
-static char dir_path[] = "/tmp/nlm.XXXXXX";
+static char dir_path[] = "/dev/shm/nlm.XXXXXX";
 static int dir_fd;
 static struct wirefh_codec handles;
 static struct exports *exports;

@@ -535,6 +535,7 @@ static void reign_begin(struct step *s)
 	unsigned old = state_epoch(&c->rec).node;
 	bool was_other = c->rec.nlineage && old != c->cfg.node;
 
+	c->before = c->rec;
 	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
 	/* An old primary that handed over stays in the set until it is outdated: it might be promoted again at this very moment. */
 	if (was_other && (c->promote_fenced || c->promote_force)) {
@@ -588,6 +589,13 @@ static void answer_person(struct step *s, bool ok, const char *text)
 	s->out->a[s->out->n - 1].ok = ok;
 }
 
+void core_promote_self(struct core *c)
+{
+	c->promote_self = true;
+	c->promote_fenced = c->promote_force = c->drain_failed = false;
+	c->promote_dead = 0;
+}
+
 void core_promoted(struct step *s, bool ok, const char *text)
 {
 	if (!s->c->promote_self) {
@@ -611,6 +619,7 @@ static void on_promote(struct step *s)
 	c->promote_self = c->drain_failed = false;
 	c->promote_fenced = s->e->fenced;
 	c->promote_force = s->e->force;
+	c->promote_dead = s->e->fenced ? state_epoch(&c->rec).node : 0;
 	unsigned old = state_epoch(&c->rec).node;
 	bool needs_stop = c->cfg.fence == FENCE_HOOK && c->rec.nlineage && old != c->cfg.node && !c->rec.handed_over && !s->e->fenced && !s->e->force;
 	if (!needs_stop) {
@@ -632,6 +641,7 @@ static void on_fenced(struct step *s)
 	if (c->role == CORE_FENCING && s->e->peer == c->fencing) {
 		if (s->e->ok) {
 			c->promote_fenced = true;
+			c->promote_dead = c->fencing;
 			core_drain(s);
 		} else {
 			c->role = CORE_STANDBY;
@@ -689,8 +699,7 @@ static void try_resume(struct step *s)
 		return;
 	if (core_live_primary(c) || newer_epoch_seen(c, &fork) || !others_answered(c) || (!core_members(c) && !dropped_safely(c)))
 		return;
-	c->promote_self = true;
-	c->promote_fenced = c->promote_force = c->drain_failed = false;
+	core_promote_self(c);
 	core_drain(s);
 }
 
@@ -928,12 +937,55 @@ static void on_settled(struct step *s)
 	core_answer(s, n, ANSWER_LEVELLED, FRAME_LEVELLED, c->settle_id);
 }
 
+/* Another node reigns already and waits for our answer: the promotion that is under way here ends. Nothing is in its reign yet. */
+static void yield_promotion(struct step *s, unsigned to)
+{
+	struct core *c = s->c;
+	char text[160];
+
+	if (c->role == CORE_REIGN) {
+		c->before.limits = c->rec.limits;
+		memcpy(c->before.marks, c->rec.marks, sizeof c->before.marks);
+		c->rec = c->before;
+		c->rec_pending &= ~(unsigned)FOR_REIGN;
+		c->rec_inflight &= ~(unsigned)FOR_REIGN;
+		core_act(s, ACT_NOT_TAKEN, 0);
+	}
+	c->role = CORE_STANDBY;
+	if (c->following && c->following != (int)to)
+		core_hang_up(s, (unsigned)c->following, "its stream was ended by a promotion that failed");
+	c->following = 0;
+	snprintf(text, sizeof text, "%s was promoted too, and is primary already", core_name_of(c, to));
+	core_promoted(s, false, text);
+}
+
+/*
+ * N, which asks us to be outdated, is primary. Two nodes may have been promoted at once, after a handover to nobody in particular: if neither gave way each would
+ * take the other for lost, and without a fence both would go on. So a promotion ends, but not by the last words of a node that was stopped for
+ * it, nor one that a person forces. Of two that reign already, and have asked each other, the one with the higher number gives way; nothing can have been
+ * acknowledged in its reign, as the other was in its sync set and has not followed it.
+ */
+static void yield(struct step *s, unsigned n)
+{
+	struct core *c = s->c;
+
+	if (c->role == CORE_PRIMARY && c->peer[n].drop == DROP_ASKED && (c->ackset & BIT(n)) && c->cfg.node > n) {
+		core_say(s, LVL_ERROR, "role: %s was promoted at the same time: this node gives way", core_name_of(c, n));
+		c->rec.primary = false;
+		core_become_standby(s, n);
+	} else if (c->role >= CORE_FENCING && c->role <= CORE_REIGN && !c->promote_force && n != c->promote_dead &&
+		   !(c->role == CORE_FENCING && n == c->fencing)) {
+		yield_promotion(s, n);
+	}
+}
+
 static void on_msg_outdate(struct step *s)
 {
 	struct core *c = s->c;
-	core_hand_taken(s, s->e->peer);
+	if (!core_hand_taken(s, s->e->peer))
+		yield(s, s->e->peer);
 	if (c->role != CORE_STANDBY) {
-		core_say(s, LVL_WARN, "peer: %s: asks this node to be outdated while it is primary: ignored", core_name_of(s->c, s->e->peer));
+		core_say(s, LVL_WARN, "peer: %s: asks this node to be outdated, which is %s: ignored", core_name_of(s->c, s->e->peer), core_role_name(c->role));
 		return;
 	}
 	c->rec.outdated = true;

@@ -7,7 +7,7 @@
  *
  *   STANDBY --promote--> FENCING --> DRAINING             DOWN --hello--> READY --may follow--> OPENING
  *      ^                                 |                  ^                \--may not--> REFUSED  |
- *      |                              OPENING_REIGN         |                                     | stream is up
+ *      |<-another reigns, says OUTDATE-- REIGN              |                                     | stream is up
  *      |                                 |                  |          STREAMING <--from queue----+
  *      +------- superseded ---- PRIMARY <+                  |              |       COMPARING <----+ full comparison
  *                                                           |              +---caught up---+   |
@@ -143,6 +143,7 @@ enum core_action_type {
 	ACT_UNFOLLOW,			/* stop receiving */
 	ACT_SETTLE,			/* seq: make all that was applied durable, then EV_SETTLED */
 	ACT_FENCE,			/* peer, seq, flag: stop (promotion), else outdate; then EV_FENCED */
+	ACT_NOT_TAKEN,			/* the promotion that was about to end is given up: standby as before */
 	ACT_DRAIN,			/* apply all that was received, stop receiving, then EV_DRAINED; flag: nothing follows the handover that was applied */
 	ACT_ACKSET,			/* set: acknowledgements rest on these from now on; then EV_ACKSET */
 	ACT_BECOME_PRIMARY,		/* the epoch in core.rec is durable: emit it, open for changes */
@@ -219,6 +220,8 @@ struct core {
 	uint64_t fences;			/* numbers of ACT_FENCE: an answer counts for the newest of its peer only */
 	uint64_t reign_first;			/* primary: the reign with which this one's queue began */
 	bool promote_fenced, promote_force, promote_self;
+	unsigned promote_dead;			/* whom the promotion's fence, or a person's word, has stopped; 0 = nobody */
+	struct state before;			/* REIGN: rec without the new reign, should it be given up */
 };
 
 /* What a lineage says of another: SAME newest epoch; ours is in theirs (BEHIND); theirs is in ours (AHEAD); each has one that the other lacks (FORK);

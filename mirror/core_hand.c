@@ -384,8 +384,7 @@ static void doubt_tick(struct step *s)
 		return;
 	core_say(s, LVL_WARN, "role: %s has not come back: it is fenced before this node is primary again", core_name_of(c, n));
 	c->doubt_since_ms = s->e->now_ms;
-	c->promote_self = true;
-	c->promote_fenced = c->promote_force = c->drain_failed = false;
+	core_promote_self(c);
 	c->role = CORE_FENCING;
 	c->fencing = n;
 	core_fence(s, n, true);
@@ -420,8 +419,7 @@ void core_msg_taken_back(struct step *s)
 		return;
 	c->doubt_of = 0;
 	core_say(s, LVL_INFO, "role: %s has not taken over: this node is primary again", core_name_of(c, n));
-	c->promote_self = true;
-	c->promote_fenced = c->promote_force = c->drain_failed = false;
+	core_promote_self(c);
 	core_drain(s);
 }
 
@@ -458,8 +456,7 @@ void core_stream_handover(struct step *s)
 		decline(s, from, s->e->seq);
 	} else if (s->e->node && c->role == CORE_STANDBY) {
 		core_say(s, LVL_INFO, "role: %s hands its role to this node", core_name_of(c, from));
-		c->promote_self = true;
-		c->promote_fenced = c->promote_force = c->drain_failed = false;
+		core_promote_self(c);
 		core_drain(s);
 		s->out->a[s->out->n - 1].flag = true;
 	} else {

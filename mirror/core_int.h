@@ -48,6 +48,8 @@ void core_fence(struct step *s, unsigned n, bool stop);
 void core_become_standby(struct step *s, unsigned keep);
 /* The last step of a promotion: drain, then the new reign. */
 void core_drain(struct step *s);
+/* A promotion that nobody here asked for begins. */
+void core_promote_self(struct core *c);
 /* A promotion ended: tells the person who asked, or the log. */
 void core_promoted(struct step *s, bool ok, const char *text);
 

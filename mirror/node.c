@@ -325,6 +325,7 @@ static void run_action(struct node *n, const struct core_action *a)
 	case ACT_UNFOLLOW: stream_unfollow(n, false); break;
 	case ACT_SETTLE: do_settle(n, a->seq); break;
 	case ACT_FENCE: hook_fence(n, a->peer, a->seq, a->flag); break;
+	case ACT_NOT_TAKEN: node_tell_role(n, NODE_ROLE_NOT_TAKEN); break;
 	case ACT_DRAIN: do_drain(n, a->flag); break;
 	case ACT_ACKSET: do_ackset(n, a->set); break;
 	case ACT_BECOME_PRIMARY: do_become_primary(n); break;

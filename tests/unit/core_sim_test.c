@@ -341,6 +341,7 @@ static void action(unsigned i, const struct core_action *a)
 			append(s, 0, state_epoch(&s->c.rec));
 		s->want_epoch = false;
 		break;
+	case ACT_NOT_TAKEN: s->forced = false; break;
 	case ACT_EPOCH_WANTED: s->want_epoch = true; break;
 	case ACT_PROMOTED: trace("  %u: promotion: %s", i, a->text); break;
 	}
@@ -652,11 +653,11 @@ static bool truly_fenced(unsigned i)
 	return true;
 }
 
-/* Without a fence a person has been told not to promote I: some node went on without it; and waits for the promotion of another, which he has ordered. */
+/* Without a fence a person has been told not to promote I: some node went on without it. */
 static bool at_risk(unsigned i)
 {
 	for (unsigned j = 1; j <= W.n && !W.hook; j++)
-		if (j != i && ((W.node[j].alive && W.node[j].c.role >= CORE_FENCING && W.node[j].c.role < CORE_PRIMARY) || W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
+		if (j != i && (W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
 			return true;
 	return false;
 }
@@ -775,9 +776,11 @@ static void heal(void)
 	uint64_t end = W.now + HEAL_MS, next = W.now + 3000;
 	W.healing = true;
 	memset(W.cut, 0, sizeof W.cut);
-	for (unsigned i = 1; i <= W.n; i++)
+	for (unsigned i = 1; i <= W.n; i++) {
+		W.node[i].hang_until = 0;
 		if (!W.node[i].alive)
 			start(i);
+	}
 	while (W.now < end && !all_level() && !W.fault[0]) {
 		step();
 		if (W.now < next)
@@ -991,6 +994,102 @@ START_TEST(nothing_is_levelled_followed_or_promoted_once_a_stop_has_begun)
 }
 END_TEST
 
+/* Node 2, level and handed the role by a demotion, is being promoted. Node 3, promoted at the same time, is quicker. */
+static void promoted_beside_node_3(void)
+{
+	struct hello h = { .node = 3, .instance = 8, .sync_set = 14, .epoch = { 1, 11, 1 }, .nlineage = 1 };
+
+	standby();
+	C.cfg.peers = 1 << 1 | 1 << 3;
+	C.rec.sync_set = 14;
+	h.lineage[0].epoch = h.epoch;
+	tell((struct core_event){ .type = EV_PEER_UP, .peer = 3, .hello = &h });
+	become_level();
+	tell((struct core_event){ .type = EV_RECORDED, .ok = true });
+	tell((struct core_event){ .type = EV_STREAM_HANDOVER, .seq = 77 });
+	tell((struct core_event){ .type = EV_RECORDED, .ok = true });
+	tell((struct core_event){ .type = EV_PROMOTE });
+	ck_assert_int_eq(C.role, CORE_DRAINING);
+}
+
+static void outdate_from(unsigned n)
+{
+	struct msg m = { .kind = FRAME_OUTDATE, .id = 9 };
+	tell((struct core_event){ .type = EV_MSG_OUTDATE, .peer = n, .msg = &m });
+}
+
+/* It is outdated durably before it says so. */
+static void gave_way(unsigned to)
+{
+	ck_assert_int_eq(C.role, CORE_STANDBY);
+	ck_assert(C.rec.outdated && !C.level);
+	while (C.recording && !did(ACT_SEND))
+		tell((struct core_event){ .type = EV_RECORDED, .ok = true });
+	ck_assert_ptr_nonnull(did(ACT_SEND));
+	ck_assert_int_eq(did(ACT_SEND)->msg.kind, FRAME_OUTDATED);
+	ck_assert_uint_eq(did(ACT_SEND)->peer, to);
+}
+
+START_TEST(a_promotion_ends_when_another_node_reigns_already)
+{
+	promoted_beside_node_3();
+	outdate_from(3);
+	ck_assert(did(ACT_PROMOTED) && !did(ACT_PROMOTED)->ok);
+	gave_way(3);
+	tell((struct core_event){ .type = EV_DRAINED });
+	ck_assert_int_eq(C.role, CORE_STANDBY);
+}
+END_TEST
+
+START_TEST(a_reign_that_is_being_recorded_ends_without_a_trace)
+{
+	promoted_beside_node_3();
+	tell((struct core_event){ .type = EV_DRAINED });
+	ck_assert_int_eq(C.role, CORE_REIGN);
+	ck_assert_uint_eq(C.rec.nlineage, 2);
+	outdate_from(3);
+	ck_assert(did(ACT_NOT_TAKEN) && did(ACT_PROMOTED) && !did(ACT_PROMOTED)->ok);
+	ck_assert_uint_eq(C.rec.nlineage, 1);
+	ck_assert(!C.rec.primary && !C.rec.was_primary);
+	tell((struct core_event){ .type = EV_RECORDED, .ok = true });	/* the reign's, too late */
+	ck_assert(!did(ACT_BECOME_PRIMARY));
+	gave_way(3);
+}
+END_TEST
+
+static void reign(void)
+{
+	promoted_beside_node_3();
+	tell((struct core_event){ .type = EV_DRAINED });
+	tell((struct core_event){ .type = EV_RECORDED, .ok = true });
+	ck_assert_int_eq(C.role, CORE_PRIMARY);
+	ck_assert(C.peer[3].drop == DROP_ASKED && C.peer[1].drop == DROP_ASKED);
+}
+
+START_TEST(of_two_new_reigns_the_lower_number_stays)
+{
+	reign();
+	outdate_from(3);
+	ck_assert_int_eq(C.role, CORE_PRIMARY);
+	outdate_from(1);
+	ck_assert(did(ACT_BECOME_STANDBY));
+	gave_way(1);
+}
+END_TEST
+
+START_TEST(a_stopped_primarys_last_words_end_no_promotion)
+{
+	standby();
+	become_level();
+	tell((struct core_event){ .type = EV_PROMOTE, .fenced = true });
+	outdate_from(1);
+	ck_assert_int_eq(C.role, CORE_DRAINING);
+	tell((struct core_event){ .type = EV_DRAINED });
+	outdate_from(1);
+	ck_assert_int_eq(C.role, CORE_REIGN);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("core_sim");
@@ -1000,6 +1099,10 @@ int main(void)
 	tcase_add_test(t, a_promotion_whose_drain_fails_is_refused);
 	tcase_add_test(t, level_is_an_answer_to_the_stream_that_it_was_said_of);
 	tcase_add_test(t, nothing_is_levelled_followed_or_promoted_once_a_stop_has_begun);
+	tcase_add_test(t, a_promotion_ends_when_another_node_reigns_already);
+	tcase_add_test(t, a_reign_that_is_being_recorded_ends_without_a_trace);
+	tcase_add_test(t, of_two_new_reigns_the_lower_number_stays);
+	tcase_add_test(t, a_stopped_primarys_last_words_end_no_promotion);
 	tcase_add_test(t, random_worlds);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

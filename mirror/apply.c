@@ -224,7 +224,7 @@ static int dispatch(struct applying *p, uint64_t seq)
 	case OP_PURGE: return apply_purge(p);
 	case OP_HANDOVER:
 		if (cfg->handover)
-			cfg->handover(cfg->arg, p->op->flags, p->op->lsn);
+			cfg->handover(cfg->arg, p->op->flags, p->op->lsn, seq);
 		return 0;
 	default: return -EBADMSG;
 	}

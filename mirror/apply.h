@@ -37,7 +37,7 @@ struct apply_config {
 	void (*barrier_done)(void *arg, uint64_t seq, int err);		/* send FRAME_BARRIER; any thread */
 	void (*report)(void *arg, const struct report *r);		/* send FRAME_REPORT */
 	int (*epoch)(void *arg, struct epoch e, uint64_t seq, uint64_t prev_lsn);	/* OP_EPOCH: record it durably */
-	void (*handover)(void *arg, unsigned to, uint64_t number);	/* OP_HANDOVER */
+	void (*handover)(void *arg, unsigned to, uint64_t number, uint64_t seq);	/* OP_HANDOVER */
 	void (*clock_seen)(void *arg, struct timespec t);
 	void *arg;
 };

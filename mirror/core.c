@@ -340,6 +340,7 @@ void core_become_standby(struct step *s, unsigned keep)
 	core_hand_ended(s, false, "another node holds a newer epoch");
 	c->role = CORE_STANDBY;
 	c->ackset = 0;
+	c->joint.instance = 0;
 	c->shrinking = c->epoch_wanted = c->epoch_asked = false;
 	c->growing = 0;
 	c->level = false;
@@ -367,23 +368,37 @@ static void refuse(struct step *s, unsigned n, const char *why)
 	core_reason(p, why);
 }
 
+static bool fit_for_stream(const struct core_peer *p)
+{
+	return !p->no_stream && !(p->hello.flags & (NODE_INCONSISTENT | NODE_UNKNOWN | NODE_DISCARD | NODE_TAIL | NODE_NEW));
+}
+
+/* It followed the old primary, or was it, and holds exactly what we held when we took over: our order goes on from its last change. */
+static bool joins(const struct step *s, const struct core_peer *p)
+{
+	const struct core *c = s->c;
+	return fit_for_stream(p) && c->joint.instance && p->hello.from_instance == c->joint.instance && p->hello.from_seq == c->joint.seq;
+}
+
 static bool stream_will_do(const struct step *s, const struct core_peer *p)
 {
 	const struct hello *h = &p->hello;
-	return !p->no_stream && !(h->flags & (NODE_INCONSISTENT | NODE_UNKNOWN | NODE_DISCARD | NODE_TAIL | NODE_NEW)) &&
-	       h->from_instance == s->e->instance && h->epoch.reign >= s->c->reign_first && h->from_seq + 1 >= s->e->queue_first && h->from_seq <= s->e->queue_last;
+	return fit_for_stream(p) && h->from_instance == s->e->instance && h->epoch.reign >= s->c->reign_first && h->from_seq + 1 >= s->e->queue_first && h->from_seq <= s->e->queue_last;
 }
 
 static void open_peer(struct step *s, unsigned n)
 {
 	struct core_peer *p = &s->c->peer[n];
-	p->full = !stream_will_do(s, p);
+	p->joins = joins(s, p);
+	p->full = !p->joins && !stream_will_do(s, p);
 	p->state = PEER_OPENING;
 	p->since_ms = s->e->now_ms;
 	p->reason[0] = 0;
 	struct core_action *a = core_act(s, ACT_OPEN, n);
 	a->full = p->full;
-	a->from_seq = p->hello.from_seq;
+	a->from_seq = p->joins ? 0 : p->hello.from_seq;
+	a->instance = p->hello.from_instance;
+	a->seq = p->hello.from_seq;
 	a->keep_lost = p->hello.flags & NODE_DISCARD;
 }
 
@@ -537,6 +552,9 @@ static void reign_begin(struct step *s)
 
 	c->before = c->rec;
 	state_push_epoch(&c->rec, (struct epoch){ .reign = highest_reign(c) + 1, .node = (uint8_t)c->cfg.node, .tag = s->e->random }, s->e->lsn);
+	c->joint.instance = c->mark.instance && s->e->seq == c->mark.seq && !c->promote_force ? c->mark.instance : 0;
+	c->joint.seq = c->mark.seq;
+	c->mark.instance = 0;
 	/* An old primary that handed over stays in the set until it is outdated: it might be promoted again at this very moment. */
 	if (was_other && (c->promote_fenced || c->promote_force)) {
 		c->rec.sync_set &= (uint16_t)~BIT(old);
@@ -748,12 +766,14 @@ static void on_peer_down(struct step *s)
 	struct core *c = s->c;
 	unsigned n = s->e->peer;
 	struct core_peer *p = &c->peer[n];
+	uint64_t retry_ms = p->connected ? s->e->now_ms + RETRY_MS : p->retry_ms;	/* no pause when we hung up ourselves, to hear where it stands */
 
 	p->connected = false;
 	if (p->drop == DROP_ASKED)
 		drop_fence(s, n);
 	if (c->role == CORE_PRIMARY)
 		core_peer_lost(s, n, s->e->text ? s->e->text : "connection lost", false);
+	p->retry_ms = retry_ms;
 	core_hand_peer_down(s, n);
 	p->state = PEER_DOWN;
 	memset(p->answer, 0, sizeof p->answer);		/* to questions of a connection that is gone */
@@ -787,6 +807,10 @@ static void on_stream_up(struct step *s)
 		p->state = PEER_COMPARING;
 		core_act(s, ACT_COMPARE, s->e->peer)->full = true;
 		core_say(s, LVL_INFO, "peer: %s: full comparison begins", core_name_of(s->c, s->e->peer));
+	} else if (p->joins) {
+		p->state = PEER_COMPARING;
+		core_act(s, ACT_COMPARE, s->e->peer)->flag = true;
+		core_say(s, LVL_INFO, "peer: %s: goes on from the handover", core_name_of(s->c, s->e->peer));
 	} else {
 		p->state = PEER_STREAMING;
 		core_act(s, ACT_COMPARE, s->e->peer);
@@ -808,7 +832,8 @@ static void on_compared(struct step *s)
 	}
 	if (p->state != PEER_COMPARING)
 		return;
-	core_say(s, LVL_INFO, "peer: %s: compared: equal", core_name_of(s->c, s->e->peer));
+	if (p->full)
+		core_say(s, LVL_INFO, "peer: %s: compared: equal", core_name_of(s->c, s->e->peer));
 	p->no_stream = false;
 	p->want_level = true;
 	grow_check(s);
@@ -881,6 +906,7 @@ static void on_msg_open(struct step *s)
 	c->level = false;
 	c->settling = 0;
 	c->doubt_of = 0;
+	c->mark.instance = 0;
 	c->rec.handed_over = false;
 	c->open_epoch = s->e->msg->open.epoch;
 	c->last_contact_ms = s->e->now_ms;

@@ -63,6 +63,7 @@ struct core_peer {
 	uint64_t applied_seq, progress, progress_ms;
 	bool outstanding;
 	bool full;				/* the open that is under way is a full comparison */
+	bool joins;				/* ... goes on from the handover that began our reign */
 	bool answered;				/* has said hello since we started */
 	bool want_level;			/* caught up; waits for its turn to join the set */
 	bool counts;				/* JOINING: acknowledgements rest on it; what came before ends at level_target: */
@@ -93,7 +94,7 @@ enum core_event_type {
 	EV_DRAINED,			/* lsn, seq: all that was received is applied */
 	EV_WANT_EPOCH,			/* the first change since the last one closed */
 	EV_STREAM_EPOCH,		/* standby: OP_EPOCH applied (epoch, lsn of the one before) */
-	EV_STREAM_HANDOVER,		/* standby: OP_HANDOVER applied (node, seq: its number) */
+	EV_STREAM_HANDOVER,		/* standby: OP_HANDOVER applied (node, seq: its number, lsn: its seq) */
 	EV_DIVERGED,			/* standby: data or stream can't be right (text) */
 	EV_COMPARING,			/* standby: flag = a comparison began / ended well */
 	EV_PROMOTE,			/* person: fenced, force */
@@ -135,9 +136,9 @@ enum core_action_type {
 	ACT_RECORD,			/* save core.rec durably, then EV_RECORDED */
 	ACT_SEND,			/* peer, msg */
 	ACT_RESET,			/* peer, text: drop its connections */
-	ACT_OPEN,			/* peer, full, from_seq, keep_lost: open a stream to it */
+	ACT_OPEN,			/* peer, full, from_seq, keep_lost: open a stream to it; not full: instance, seq: what it applied last */
 	ACT_CLOSE,			/* peer: close our stream to it, stop its comparison */
-	ACT_COMPARE,			/* peer, full: start a full comparison on the open stream, or stand by to state objects again */
+	ACT_COMPARE,			/* peer: start a full comparison on the open stream; or flag: send only the state above, then EV_COMPARED; or stand by to state objects again */
 	ACT_FOLLOW,			/* peer, msg (the OPEN): accept the stream that comes */
 	ACT_REFUSE,			/* peer, msg (the OPEN), text */
 	ACT_UNFOLLOW,			/* stop receiving */
@@ -164,7 +165,7 @@ struct core_action {
 	bool ok, flag, full, keep_lost;
 	uint16_t set;
 	uint64_t from_seq, seq;
-	uint64_t instance;			/* ACT_FOLLOW: of the daemon that sent the OPEN */
+	uint64_t instance;			/* ACT_FOLLOW: of the daemon that sent the OPEN; ACT_OPEN */
 	struct msg msg;
 	char text[512];
 };
@@ -214,6 +215,8 @@ struct core {
 	uint64_t hand_asked;			/* number of its request */
 	unsigned doubt_of;			/* standby: has this node accepted our handover? 0 = no doubt */
 	uint64_t doubt_number, doubt_since_ms, doubt_asked_ms;
+	struct { uint64_t instance, seq; } mark;	/* standby: the last handover applied, by its place in the old primary's order; 0 = none */
+	struct { uint64_t instance, seq; } joint;	/* primary: who holds everything up to there, holds what we held when our reign began; 0 = nobody knows */
 	uint64_t taken_back;			/* standby: the newest handover that must not be accepted any more */
 	/* promotion */
 	unsigned fencing;			/* node being stopped */

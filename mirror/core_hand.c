@@ -443,6 +443,8 @@ void core_stream_handover(struct step *s)
 	unsigned from = (unsigned)c->following;
 	char buf[256];
 
+	c->mark.instance = from ? c->peer[from].hello.instance : 0;
+	c->mark.seq = s->e->lsn;
 	if (s->e->node && (s->e->node != c->cfg.node || s->e->seq == c->taken_back))
 		return;
 	if (s->e->node && c->role == CORE_STANDBY && (!from || !c->peer[from].connected)) {

@@ -191,6 +191,19 @@ void node_tell_role(struct node *n, enum node_role_event e)
 		n->cfg.role(n->cfg.role_arg, e);
 }
 
+/* Those who hold what we held at the handover may go on from it: our order is kept for them from its beginning. */
+static void keep_for_peers(struct node *n)
+{
+	pthread_mutex_lock(&n->core_mu);
+	bool joint = n->core.joint.instance;
+	pthread_mutex_unlock(&n->core_mu);
+	for (unsigned p = 1; p <= NODE_MAX && joint; p++) {
+		if (!n->cfg.peers[p].name || p == n->cfg.core.node || queue_attach(n->cfg.queue, p, 1))
+			continue;
+		queue_detach(n->cfg.queue, p);
+	}
+}
+
 static void do_become_primary(struct node *n)
 {
 	stream_unfollow(n, false);
@@ -201,6 +214,8 @@ static void do_become_primary(struct node *n)
 	if (err)
 		log_warn("limbo: not emptied: %s", strerror(-err));
 	queue_restart(n->cfg.queue);
+	atomic_store(&n->mark_seq, 0);
+	keep_for_peers(n);
 	atomic_store(&n->from_instance, 0);
 	atomic_store(&n->full_instance, 0);
 	err = append_epoch(n);
@@ -228,7 +243,9 @@ static void do_become_standby(struct node *n)
 	node_tell_role(n, NODE_ROLE_LEFT);
 	atomic_store(&n->serving, false);
 	queue_stop(n->cfg.queue);
-	atomic_store(&n->applied_seq, queue_last(n->cfg.queue));	/* what we hold; nobody's stream */
+	uint64_t mark = atomic_exchange(&n->mark_seq, 0);
+	atomic_store(&n->applied_seq, mark ? mark : queue_last(n->cfg.queue));	/* what we hold: up to the handover, or nobody's stream */
+	atomic_store(&n->from_instance, mark ? n->instance : 0);
 	epoch_answer(n, false);
 	interpose_set_writable(n->ip, false);
 	log_info("role: standby");
@@ -236,6 +253,7 @@ static void do_become_standby(struct node *n)
 
 static void do_admit(struct node *n)
 {
+	atomic_store(&n->mark_seq, 0);
 	interpose_set_writable(n->ip, true);
 	if (n->changing)
 		node_tell_role(n, NODE_ROLE_KEPT);
@@ -269,7 +287,7 @@ static void do_drain(struct node *n, bool complete)
 
 static void do_compare(struct node *n, const struct core_action *a)
 {
-	int err = n->resync.start(n->resync.arg, a->peer, a->full);
+	int err = n->resync.start(n->resync.arg, a->peer, a->full ? NODE_COMPARE_ALL : a->flag ? NODE_COMPARE_STATE : NODE_COMPARE_NOTHING);
 	if (err)
 		node_compared(n, a->peer, err);
 }
@@ -717,15 +735,22 @@ int node_stream_epoch(void *arg, struct epoch ep, uint64_t seq, uint64_t prev_ls
 {
 	struct node *n = arg;
 	struct core_event e = { .type = EV_STREAM_EPOCH, .epoch = ep, .lsn = prev_lsn };
+	uint64_t unused;
+	bool another = current_epoch(n, &unused).node != ep.node;
 	int err = node_event_recorded(n, &e);
-	if (!err)
-		atomic_store(&n->base_seq, seq);
-	return err;
+
+	if (err)
+		return err;
+	atomic_store(&n->base_seq, seq);
+	/* What the primary before had in limbo for its users is gone; so did the new one. (In a comparison its end sees to that.) */
+	if (another && !apply_tolerant(n->apply) && (err = local_limbo_purge_all(n->cfg.bottom)))
+		log_warn("limbo: not emptied: %s", strerror(-err));
+	return 0;
 }
 
-void node_handover(void *arg, unsigned to, uint64_t number)
+void node_handover(void *arg, unsigned to, uint64_t number, uint64_t seq)
 {
-	struct core_event e = { .type = EV_STREAM_HANDOVER, .node = to, .seq = number };
+	struct core_event e = { .type = EV_STREAM_HANDOVER, .node = to, .seq = number, .lsn = seq };
 	if (to)
 		node_event(arg, &e);		/* it may begin a promotion, which waits for us; what that records is enough */
 	else

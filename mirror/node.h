@@ -20,8 +20,11 @@
 #include "mirror/queue.h"
 
 /* How the room above (resync) is reached; registered by whoever composes the daemon. */
+/* What a peer to which a stream is open gets beside it, before it can be level: everything is compared; only what is not in the tree (the state above);
+ * or nothing: it is stood by for restate. */
+enum node_compare { NODE_COMPARE_ALL, NODE_COMPARE_STATE, NODE_COMPARE_NOTHING };
 struct node_resync {
-	int (*start)(void *arg, unsigned peer, bool full);	/* FULL: compare everything; else stand by for restate */
+	int (*start)(void *arg, unsigned peer, enum node_compare what);
 	void (*stop)(void *arg, unsigned peer);			/* waits for its thread */
 	void (*report)(void *arg, unsigned peer, const struct report *r);
 	bool (*restate)(void *arg, unsigned peer, const uint64_t *ids, unsigned n);	/* false: there is no engine for PEER */
@@ -111,7 +114,7 @@ void node_flush_failed(void *node, uint64_t id, int err);
 void node_barrier_done(void *node, uint64_t seq, int err);
 void node_report(void *node, const struct report *r);
 int node_stream_epoch(void *node, struct epoch e, uint64_t seq, uint64_t prev_lsn);
-void node_handover(void *node, unsigned to, uint64_t number);
+void node_handover(void *node, unsigned to, uint64_t number, uint64_t seq);
 int node_set_inconsistent(void *node, bool inconsistent);
 void node_compared(void *node, unsigned peer, int err);
 bool node_may_adopt(void *node);			/* only a primary gives strangers an id */

@@ -134,8 +134,10 @@ static void mark(struct node *n, const struct core_action *a)
 	struct core_event e = { .type = EV_MARKED, .seq = a->seq };
 	struct op op = { .type = OP_HANDOVER, .stamp = interpose_stamp(n->ip), .flags = a->peer, .lsn = a->seq };
 	uint64_t seq;
-	int err = queue_append(n->cfg.queue, &op, 0xffff, &seq);
+	int err = statements_missing(n) ? -EAGAIN : queue_append(n->cfg.queue, &op, 0xffff, &seq);
 
+	if (!err)
+		atomic_store(&n->mark_seq, seq);
 	if (!err && !a->peer) {
 		wait_applied(n, seq, MARK_WAIT_MS);
 		if (anybody_behind(n, seq))

@@ -118,6 +118,7 @@ struct node {
 	/* where the stream is: written by the applier, or under the queue's order */
 	_Atomic uint64_t base_seq;		/* seq of the current epoch's LSN 0 */
 	_Atomic uint64_t recv_seq, applied_seq, recv_bytes;	/* standby */
+	_Atomic uint64_t mark_seq;		/* primary: seq of our handover, 0 = none */
 	_Atomic uint64_t from_instance;		/* the primary's daemon in whose stream we hold all up to applied_seq; 0 = we don't */
 	_Atomic uint64_t full_instance;		/* the same once the comparison under way has ended well */
 	_Atomic uint64_t barriers[NODE_MAX + 1];	/* answered, by peer: progress */

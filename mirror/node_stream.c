@@ -95,7 +95,8 @@ void stream_open(struct node *n, const struct core_action *a)
 	}
 	struct msg m = { .kind = FRAME_OPEN };
 	m.open = (struct open_msg){ .token = state_random(), .from_seq = from, .mode = a->full ? OPEN_FULL : OPEN_STREAM,
-				    .base_seq = atomic_load(&n->base_seq), .keep_lost = a->keep_lost };
+				    .base_seq = atomic_load(&n->base_seq), .keep_lost = a->keep_lost,
+				    .at_instance = a->full ? 0 : a->instance, .at_seq = a->full ? 0 : a->seq };
 	pthread_mutex_lock(&n->core_mu);
 	m.open.epoch = state_epoch(&n->core.rec);
 	pthread_mutex_unlock(&n->core_mu);
@@ -383,7 +384,8 @@ static void *applier_thread(void *arg)
  * applied meanwhile.) */
 static bool stream_fits(struct node *n, const struct core_action *a)
 {
-	return atomic_load(&n->from_instance) == a->instance && atomic_load(&n->applied_seq) == a->msg.open.from_seq;
+	const struct open_msg *o = &a->msg.open;
+	return atomic_load(&n->from_instance) == o->at_instance && atomic_load(&n->applied_seq) == o->at_seq;
 }
 
 /* While a comparison runs we hold nothing that a stream could go on from, whatever happens to the links. */

@@ -351,6 +351,8 @@ static void put_open(struct enc *e, const struct msg *m)
 	put_epoch(e, m->open.epoch);
 	enc_u64(e, m->open.base_seq);
 	enc_u8(e, m->open.keep_lost);
+	enc_u64(e, m->open.at_instance);
+	enc_u64(e, m->open.at_seq);
 }
 
 static void get_open(struct dec *d, struct msg *m)
@@ -362,6 +364,8 @@ static void get_open(struct dec *d, struct msg *m)
 	m->open.base_seq = dec_u64(d);
 	uint8_t keep = dec_u8(d);
 	m->open.keep_lost = keep;
+	m->open.at_instance = dec_u64(d);
+	m->open.at_seq = dec_u64(d);
 	bad_if(d, keep > 1 || m->open.mode < OPEN_STREAM || m->open.mode > OPEN_FULL);
 }
 

@@ -100,7 +100,14 @@ struct heartbeat {
 struct ack { uint64_t recv_seq, applied_seq, bytes; };	/* bytes: received on this stream, for progress */
 struct barrier { uint64_t seq; int32_t err; };
 enum open_mode { OPEN_STREAM = 1, OPEN_FULL };	/* go on from from_seq, or a full comparison */
-struct open_msg { uint64_t token, from_seq; uint8_t mode; struct epoch epoch; uint64_t base_seq; bool keep_lost; };
+struct open_msg {
+	uint64_t token, from_seq;
+	uint8_t mode;
+	struct epoch epoch;
+	uint64_t base_seq;
+	bool keep_lost;
+	uint64_t at_instance, at_seq;	/* OPEN_STREAM: from_seq is that place in this daemon's order; the old primary's, when a handover joins the two */
+};
 struct opened_msg { uint64_t token; int32_t err; char reason[REASON_MAX]; };
 struct record_msg { uint64_t id; uint16_t sync_set; struct epoch epoch; uint64_t prev_lsn; };
 struct record_done { uint64_t id; int32_t err; };

@@ -30,7 +30,9 @@
 struct resync;
 struct resync_config {
 	unsigned peer;			/* whom to make level */
-	bool full;			/* compare everything, then call done; else the peer is level already: only stand by for restate */
+	bool full;			/* compare everything, then call done; */
+	bool state;			/* or only send what the peer needs beside the tree (snapshot), then call done; else the peer is level already: only stand by for
+					   restate */
 	struct layer *local;		/* the layer below the mirroring one */
 	struct layer *bottom;		/* the local layer itself */
 	struct objlocks *locks;

@@ -460,6 +460,13 @@ static int whole_round(struct resync *r)
 	}
 }
 
+/* The peer's tree is equal already. */
+static int state_round(struct resync *r)
+{
+	int err = snapshot(r);
+	return err ? err : finish(r);
+}
+
 /* The peer is level: only what is asked for. */
 static int serve(struct resync *r)
 {
@@ -485,8 +492,8 @@ static void *engine(void *arg)
 	struct resync *r = arg;
 	int err = 0;
 
-	if (r->cfg.full) {
-		err = whole_round(r);
+	if (r->cfg.full || r->cfg.state) {
+		err = r->cfg.full ? whole_round(r) : state_round(r);
 		pthread_mutex_lock(&r->mu);
 		r->progress.running = r->scanning = false;
 		pthread_mutex_unlock(&r->mu);

@@ -31,11 +31,11 @@ static int resync_snapshot(void *arg, unsigned peer)
 	return d->nfsd ? nfsd_snapshot(d->nfsd, peer) : 0;
 }
 
-static int resync_begin(void *arg, unsigned peer, bool full)
+static int resync_begin(void *arg, unsigned peer, enum node_compare what)
 {
 	struct daemon *d = arg;
 	struct resync_config c = {
-		.peer = peer, .full = full, .local = d->fault ? d->fault : d->volume.local, .bottom = d->volume.local, .locks = d->volume.locks,
+		.peer = peer, .full = what == NODE_COMPARE_ALL, .state = what == NODE_COMPARE_STATE, .local = d->fault ? d->fault : d->volume.local, .bottom = d->volume.local, .locks = d->volume.locks,
 		.handles = d->volume.handles, .ip = d->ip, .queue = d->queue, .done = node_compared, .arg = d->node,
 		.snapshot = resync_snapshot, .snapshot_arg = d,
 	};
@@ -110,7 +110,7 @@ static void clock_seen(void *arg, struct timespec t)
 
 static void d_barrier_done(void *arg, uint64_t seq, int err) { node_barrier_done(((struct daemon *)arg)->node, seq, err); }
 static void d_report(void *arg, const struct report *r) { node_report(((struct daemon *)arg)->node, r); }
-static void d_handover(void *arg, unsigned to, uint64_t number) { node_handover(((struct daemon *)arg)->node, to, number); }
+static void d_handover(void *arg, unsigned to, uint64_t number, uint64_t seq) { node_handover(((struct daemon *)arg)->node, to, number, seq); }
 static void d_write_back(void *arg) { fuse_front_write_back(((struct daemon *)arg)->front); }
 static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 {

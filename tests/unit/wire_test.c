@@ -60,7 +60,7 @@ static void fill(struct msg *m, uint8_t kind)
 	case FRAME_HEARTBEAT: m->heartbeat = (struct heartbeat){ NODE_LEVEL, ep, 4, 5, 6, 7, 8, 9 }; break;
 	case FRAME_ACK: m->ack = (struct ack){ 1, 2, 3 }; break;
 	case FRAME_BARRIER: m->barrier = (struct barrier){ 1, -EIO }; break;
-	case FRAME_OPEN: m->open = (struct open_msg){ 1, 2, OPEN_FULL, ep, 4, true }; break;
+	case FRAME_OPEN: m->open = (struct open_msg){ 1, 2, OPEN_FULL, ep, 4, true, 5, 6 }; break;
 	case FRAME_OPENED: m->opened = (struct opened_msg){ 1, -EBUSY, "busy" }; break;
 	case FRAME_RECORD: m->record = (struct record_msg){ 1, 6, ep, 4 }; break;
 	case FRAME_GOODBYE: m->goodbye = (struct goodbye){ 1, "it was nice" }; break;

@@ -250,6 +250,15 @@ static void unmap(struct sockaddr_storage *a)
 	memcpy(a, &four, sizeof four);
 }
 
+/* When the daemon is killed its connections must end as if reset: by then the service address is gone, an orderly end would never be acknowledged, and its
+ * socket, still there minutes later when the address comes back, would answer the new connection of a client that uses its old port. */
+void rpc_conn_linger(struct rpc_conn *c, bool orderly)
+{
+	const struct linger reset = { .l_onoff = !orderly };
+
+	setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
+
 static void set_options(int fd)
 {
 	const int one = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S, number = KEEPALIVE_COUNT;
@@ -291,6 +300,7 @@ static struct rpc_conn *conn_new(struct rpc_server *s, int fd, const struct sock
 		return NULL;
 	}
 	set_options(fd);
+	rpc_conn_linger(c, false);
 	return c;
 }
 

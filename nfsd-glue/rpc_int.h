@@ -186,6 +186,8 @@ struct rpc_conn *rpc_conn_get(struct rpc_conn *c);
 void rpc_conn_put(struct rpc_conn *c);
 /* Resets it; its loop will find out. Needs a reference or loop.mu. */
 void rpc_conn_abort(struct rpc_conn *c);
+/* Whether closing it lets what was written arrive, or resets it. */
+void rpc_conn_linger(struct rpc_conn *c, bool orderly);
 /* Closes the connection whose incomplete record (or queued output) has waited for the longest, if for MIN_MS at least. */
 void rpc_evict_partial(struct rpc_server *s, uint64_t now_ms, uint64_t min_ms);
 void rpc_evict_output(struct rpc_server *s, uint64_t now_ms, uint64_t min_ms);

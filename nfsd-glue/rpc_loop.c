@@ -69,6 +69,7 @@ static void conn_close(struct rpc_loop *l, struct rpc_conn *c)
 	epoll_ctl(l->ep, EPOLL_CTL_DEL, c->fd, NULL);
 	rpc_out_end(c);
 	rpc_pool_purge(c);
+	rpc_conn_linger(c, true);
 	shutdown(c->fd, SHUT_RDWR);
 	rpc_record_reset(&c->record);
 	free(c->rest);
@@ -462,8 +463,10 @@ static void *loop_main(void *arg)
 
 void rpc_loop_close(struct rpc_loop *l)
 {
-	while (l->conns)
+	while (l->conns) {
+		rpc_conn_abort(l->conns); /* the service address may be gone already: see rpc_conn_linger */
 		conn_close(l, l->conns);
+	}
 }
 
 void rpc_loop_wake(struct rpc_loop *l)

@@ -92,8 +92,11 @@ bool nfs3_leaving(struct nfs3 *s)
 void nfs3_role(struct nfs3 *s, enum nfsd_role role)
 {
 	pthread_mutex_lock(&s->role_mu);
-	if (role == NFSD_PRIMARY && !s->held)
+	if (role == NFSD_PRIMARY && !s->held) {
 		new_verifier(s);
+		if (s->cfg.replay)
+			replay_reveal(s->cfg.replay);
+	}
 	if (role != NFSD_CHANGING)
 		s->held = role == NFSD_PRIMARY;
 	atomic_store(&s->role, role);
@@ -131,7 +134,7 @@ static int gate(struct nfs3_req *q)
 	return role == NFSD_PRIMARY ? S_OK : role == NFSD_CHANGING ? S_JUKEBOX : S_ROFS;
 }
 
-/* A change was refused, or couldn't be confirmed. */
+/* A change was refused. */
 static int role_lost(struct nfs3_req *q, int status)
 {
 	int st = gate(q);
@@ -249,6 +252,7 @@ static void after(struct call *c, ssize_t r, const struct effect *e)
 	}
 	q->count = r >= 0 ? (uint32_t)r : 0;
 	q->after_status = nfs3_status_of(r);
+	q->applied |= r >= 0;
 	q->answered = true;
 	make_result(q, q->after_status);
 	if (q->s->cfg.replica && (q->after_status == S_OK || !timeless(q->after_status)))
@@ -267,20 +271,32 @@ void nfs3_arm(struct nfs3_req *q, uint64_t w0, uint64_t w1)
 	q->answered = false;
 }
 
+/*
+ * The change is made here, in part at least, and nobody can say whether it stays: the role was lost before it was confirmed, or the disk failed. An answer that
+ * made the client try again as something new (JUKEBOX, ROFS) would do it twice. So a client of a node that isn't primary any more hears nothing; it repeats the
+ * call, as the same, where either the change and its answer are, or neither. On a node that stays primary it is an error, and no answer is remembered.
+ */
+static int unsure(struct nfs3_req *q, int64_t r)
+{
+	struct nfs3 *s = q->s;
+	bool primary = r != -EROFS && atomic_load(&s->role) == NFSD_PRIMARY && atomic_load(&s->reign) == q->reign;
+
+	new_verifier(s);
+	q->answered = false;
+	q->unsure = true;
+	return primary ? (int)nfs3_status_of(r) : S_DROP;
+}
+
 int nfs3_changed(struct nfs3_req *q, int64_t r)
 {
 	const struct nfs3_config *c = &q->s->cfg;
+	bool refused = r < 0 && !q->answered;
 
 	if (c->settle)
 		c->settle(c->arg);
-	if (r < 0 && !q->answered)
+	if (refused && (r != -EROFS || !q->applied))
 		return r == -EROFS ? role_lost(q, S_JUKEBOX) : (int)nfs3_status_of(r);
-	if (r < 0 && q->after_status == S_OK) {
-		q->answered = false;
-		new_verifier(q->s);
-		return role_lost(q, (int)nfs3_status_of(r));
-	}
-	return (int)q->after_status;
+	return refused || (r < 0 && q->after_status == S_OK) ? unsure(q, r) : (int)q->after_status;
 }
 
 /* ---- dispatch ---- */
@@ -320,6 +336,10 @@ static int remember(struct nfs3_req *q, int st)
 
 	if (!s->cfg.replay)
 		return st;
+	if (q->unsure) {
+		replay_withhold(s->cfg.replay, &q->key);
+		return st;
+	}
 	if (st >= 0 && !q->answered && !timeless((uint32_t)st)) {
 		fill_for_failure(q);
 		make_result(q, (uint32_t)st);

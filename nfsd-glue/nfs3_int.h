@@ -120,6 +120,8 @@ struct nfs3_req {
 	struct file *file;		/* of watch[0], or NULL */
 	bool retries_exist;		/* -EEXIST isn't the answer yet */
 	bool answered;			/* call.after ran: results stand in OUT */
+	bool applied;			/* something of it has been done */
+	bool unsure;			/* ... and can't be confirmed: no answer is remembered */
 	uint32_t after_status;		/* as it saw it */
 	struct xdr_out out;
 	unsigned char result[NFS3_RESULT_MAX];

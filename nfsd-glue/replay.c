@@ -36,6 +36,7 @@ struct entry {
 	unsigned char *bytes;		/* owned; NULL until the answer is known */
 	uint32_t len;
 	bool running;
+	bool withheld;			/* known, not running, and not to be given */
 };
 
 struct rclient {
@@ -317,7 +318,7 @@ enum replay_verdict replay_begin(struct replay *t, const struct replay_key *k, u
 			e->running = true;
 		return REPLAY_NEW;
 	}
-	if (e->running) {
+	if (e->running || e->withheld) {
 		atomic_fetch_add(&t->dropped, 1);
 		return REPLAY_RUNNING;
 	}
@@ -337,7 +338,7 @@ void replay_done(struct replay *t, const struct replay_key *k, const void *bytes
 		entry_answer(t, e, bytes, len, now_ms(t));
 }
 
-void replay_sent(struct replay *t, const struct replay_key *k)
+static void ended(struct replay *t, const struct replay_key *k, bool withheld)
 {
 	struct shard *s = shard_of(t, k);
 
@@ -345,12 +346,27 @@ void replay_sent(struct replay *t, const struct replay_key *k)
 	struct entry **at = find(t, s, k), *e = *at;
 	if (e && e->running && e->bytes) {
 		e->running = false;
+		e->withheld = withheld;
 		ring_add(e, false);
 	} else if (e && e->running) {
 		entry_drop(t, s, at);
 	}
 	pthread_mutex_unlock(&s->mu);
 	keep_bound(t);
+}
+
+void replay_sent(struct replay *t, const struct replay_key *k) { ended(t, k, false); }
+void replay_withhold(struct replay *t, const struct replay_key *k) { ended(t, k, true); }
+
+void replay_reveal(struct replay *t)
+{
+	for (unsigned i = 0; i < SHARDS; i++) {
+		struct shard *s = &t->shard[i];
+		auto_lock(&s->mu);
+		for (size_t b = 0; b < s->size; b++)
+			for (struct entry *e = s->hash[b]; e; e = e->hnext)
+				e->withheld = false;
+	}
 }
 
 void replay_forget(struct replay *t, const struct replay_key *k)
@@ -377,7 +393,7 @@ static void put(struct replay *t, const struct replay_key *k, const void *bytes,
 	if (!e && !(e = entry_add(t, s, k)))
 		return;
 	ring_remove(e);
-	e->running = false;
+	e->running = e->withheld = false;
 	if (!entry_answer(t, e, bytes, len, born)) {
 		entry_drop(t, s, find(t, s, k));
 		return;

@@ -7,11 +7,14 @@
  *
  *	             begin: REPLAY_NEW          done                    sent
  *	  (absent) -------------------> RUNNING ------> RUNNING, known ------> DONE ---- ages, or is evicted ---> (absent)
- *	                    forget: (absent) <-------------'
+ *	                    forget: (absent) <-------------'   \                 ^
+ *	                                                        `- withhold      | reveal: this node is promoted
+ *	                                                             `-----> WITHHELD
  *
  * RUNNING: a retransmission is dropped (REPLAY_RUNNING); the first one will be answered. The answer becomes known under the locks of the objects, before
  * its op enters the stream (call.after), but is repeated only once the first answer may go out: when its op is durable and confirmed as the
- * volume asks. What a peer is told of (replay_apply) is DONE at once: a promotion makes it this node's answer.
+ * volume asks. WITHHELD: that never happened, the role or the disk was lost first. Nobody can say whether the change stays made, so a retransmission here is dropped; where the
+ * change is made, its answer is. What a peer is told of (replay_apply) is DONE at once: a promotion makes it this node's answer.
  *
  * Bounds: REPLAY_BYTES_MAX over all entries with their headers; beyond it the oldest answers of clients that have more than their share (the bound divided by the
  * clients) go first, so that no client drives out another's. Entries that are older than REPLAY_AGE_MS go when their client's list is touched. A
@@ -47,8 +50,8 @@ void replay_key_init(struct replay_key *k, const struct sockaddr_storage *peer, 
 		     gid_t gid, const void *args, size_t args_len);
 
 enum replay_verdict {
-	REPLAY_NEW,			/* execute it; then exactly one of replay_sent and replay_forget must follow */
-	REPLAY_RUNNING,			/* being executed: say nothing */
+	REPLAY_NEW,			/* execute it; then exactly one of replay_sent, replay_forget and replay_withhold must follow */
+	REPLAY_RUNNING,			/* being executed, or the answer is withheld: say nothing */
 	REPLAY_DONE,			/* the answer is in OUT */
 };
 
@@ -62,9 +65,13 @@ enum replay_verdict replay_begin(struct replay *t, const struct replay_key *k, u
 void replay_done(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);
 /* The answer of replay_done may be given: repeat it from now on. Without one the call is forgotten. */
 void replay_sent(struct replay *t, const struct replay_key *k);
-/* The call leaves no trace: not primary, JUKEBOX. Not after replay_done() whose op has entered the order: the peers have the answer then, and the change is made
- * (when it can't be confirmed, say nothing to the client and call replay_sent). What a peer told us of it stays. */
+/* The call leaves no trace: not primary, JUKEBOX. Not after replay_done() whose op has entered the order: the peers have the answer then, and the change is made.
+ * What a peer told us of it stays. */
 void replay_forget(struct replay *t, const struct replay_key *k);
+/* The answer of replay_done may not be given: its change is made here, and can't be confirmed. */
+void replay_withhold(struct replay *t, const struct replay_key *k);
+/* This node is promoted: what it has done counts, and so do the answers that were withheld. */
+void replay_reveal(struct replay *t);
 
 /* A record of the stream: newer than what is there. */
 void replay_apply(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);

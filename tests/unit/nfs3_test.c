@@ -406,6 +406,74 @@ START_TEST(a_change_that_the_layers_refuse_meanwhile_is_no_error)
 }
 END_TEST
 
+static void *call_remove(void *arg)
+{
+	nfs_call_xid(&e, &e.a, 99, P_REMOVE);
+	return arg;
+}
+
+/* A REMOVE that is made on a, and waits for a standby that doesn't confirm. */
+static pthread_t remove_unconfirmed(void)
+{
+	pthread_t t;
+
+	create(HANDLE_ROOT, "r");
+	ck_assert_int_eq(pair_settle(&e.p), 0);
+	pair_unfollow(&e.p);
+	queue_set_ackset(e.p.q, 1 << PEER);
+	args_entry(HANDLE_ROOT, "r");
+	ck_assert_int_eq(pthread_create(&t, NULL, call_remove, NULL), 0);
+	while (t_find(&e.p, HANDLE_ROOT, "r"))
+		sched_yield();
+	return t;
+}
+
+/* The daemon is being stopped and has nobody to hand the role to: whatever is answered now, the client would take it for another answer than the one that is in the stream. */
+START_TEST(a_change_that_is_made_and_not_confirmed_when_the_role_is_lost_has_no_answer)
+{
+	pthread_t t = remove_unconfirmed();
+
+	nfs3_role(e.a.nfs3, NFSD_CHANGING);
+	queue_stop(e.p.q);
+	pthread_join(t, NULL);
+	ck_assert_int_eq(res.verdict, RPC_DROP);
+	nfs3_role(e.a.nfs3, NFSD_PRIMARY);	/* kept: it can't be confirmed any more */
+	args_entry(HANDLE_ROOT, "r");
+	ck_assert_int_eq(nfs_call_xid(&e, &e.a, 99, P_REMOVE), RPC_DROP);
+	ck_assert(nfs3_leaving(e.a.nfs3));
+	nfs3_role(e.a.nfs3, NFSD_STANDBY);
+	nfs3_role(e.a.nfs3, NFSD_PRIMARY);	/* promoted: what is made here counts */
+	ck_assert_int_eq(nfs_call_xid(&e, &e.a, 99, P_REMOVE), RPC_REPLY);
+	ck_assert_uint_eq(res.status, S_OK);
+}
+END_TEST
+
+/* The core knows that the role is lost, the server has not been told yet. */
+START_TEST(a_change_that_is_made_is_not_answered_by_erofs)
+{
+	pthread_t t = remove_unconfirmed();
+
+	atomic_store(&e.p.superseded, true);
+	interpose_want_epoch(e.p.ip);
+	queue_set_ackset(e.p.q, 0);
+	pthread_join(t, NULL);
+	atomic_store(&e.p.superseded, false);
+	ck_assert_int_eq(res.verdict, RPC_DROP);
+}
+END_TEST
+
+/* Here it stays primary, with a disk that fails: an error, which isn't an order to try again. */
+START_TEST(a_change_that_cant_be_made_durable_is_an_error)
+{
+	pthread_t t = remove_unconfirmed();
+
+	queue_freeze(e.p.q, true);
+	pthread_join(t, NULL);
+	ck_assert_int_eq(res.verdict, RPC_REPLY);
+	ck_assert_uint_eq(res.status, S_IO);
+}
+END_TEST
+
 /* ---- listings ---- */
 
 enum { ENTRIES = 500 };
@@ -751,6 +819,9 @@ static Suite *suite(void)
 	tcase_add_test(t, a_standby_reads_and_refuses_changes);
 	tcase_add_test(t, a_change_waits_for_a_role_that_is_kept);
 	tcase_add_test(t, a_change_is_dropped_when_the_role_is_lost);
+	tcase_add_test(t, a_change_that_is_made_and_not_confirmed_when_the_role_is_lost_has_no_answer);
+	tcase_add_test(t, a_change_that_is_made_is_not_answered_by_erofs);
+	tcase_add_test(t, a_change_that_cant_be_made_durable_is_an_error);
 	tcase_add_test(t, a_change_that_waits_too_long_is_told_to_come_again);
 	tcase_add_test(t, a_change_that_the_layers_refuse_meanwhile_is_no_error);
 	tcase_add_test(t, a_listing_goes_on_on_another_node_at_any_cookie);

@@ -51,6 +51,7 @@ struct pair {
 	_Atomic int apply_err;
 	_Atomic uint64_t applied, nrestated, nreports, changes_b;
 	_Atomic int epoch_calls, flush_failures;
+	_Atomic bool superseded;	/* the core knows that another node reigns: no epoch is opened */
 	_Atomic uint64_t room_bytes, room_inodes;
 	_Atomic bool hold_barriers;	/* barriers are not answered */
 	pthread_mutex_t mu;
@@ -107,6 +108,8 @@ static int pair_open_epoch(void *arg)
 	uint64_t seq;
 
 	atomic_fetch_add(&p->epoch_calls, 1);
+	if (atomic_load(&p->superseded))
+		return -EROFS;
 	return queue_append(p->q, &op, 0xffff, &seq);
 }
 

@@ -100,6 +100,26 @@ START_TEST(running_is_dropped)
 }
 END_TEST
 
+START_TEST(withheld_is_dropped_until_a_promotion)
+{
+	struct replay_key k = key(1, 7, "args"), l = key(1, 8, "args");
+
+	ck_assert_int_eq(begin(&k), REPLAY_NEW);
+	replay_done(t, &k, "known", 5);
+	replay_withhold(t, &k);
+	ck_assert_int_eq(begin(&k), REPLAY_RUNNING);
+	replay_forget(t, &k);			/* nothing runs */
+	ck_assert_int_eq(begin(&k), REPLAY_RUNNING);
+	replay_reveal(t);
+	is_answer(&k, "known");
+	ck_assert_int_eq(begin(&l), REPLAY_NEW);
+	replay_done(t, &l, "known", 5);
+	replay_withhold(t, &l);
+	replay_apply(t, &l, "told", 4);		/* a new primary knows */
+	is_answer(&l, "told");
+}
+END_TEST
+
 START_TEST(forgotten_is_new)
 {
 	struct replay_key k = key(1, 7, "args");
@@ -449,6 +469,7 @@ int main(void)
 	tcase_add_checked_fixture(c, setup, teardown);
 	tcase_add_test(c, first_answer_each_time);
 	tcase_add_test(c, running_is_dropped);
+	tcase_add_test(c, withheld_is_dropped_until_a_promotion);
 	tcase_add_test(c, forgotten_is_new);
 	tcase_add_test(c, empty_and_longest_answers);
 	tcase_add_test(c, keys);

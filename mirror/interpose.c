@@ -78,9 +78,9 @@ static void wait_released(struct interpose *ip)
 		pthread_cond_wait(&ip->hold_cond, &ip->hold_mu);
 }
 
-int gate_enter(struct interpose *ip)
+int gate_enter_waited(struct interpose *ip, bool *waited)
 {
-	for (;;) {
+	for (*waited = false;; *waited = true) {
 		pthread_rwlock_rdlock(&ip->gate);
 		bool held = atomic_load(&ip->held);
 		if (ip->writable && !held)
@@ -90,6 +90,14 @@ int gate_enter(struct interpose *ip)
 			return -EROFS;
 		wait_released(ip);
 	}
+}
+
+int gate_enter(struct interpose *ip) { return gate_enter_waited(ip, &(bool){ false }); }
+
+void interpose_pass(struct interpose *ip)
+{
+	pthread_rwlock_wrlock(&ip->gate);
+	pthread_rwlock_unlock(&ip->gate);
 }
 
 void settling_begins(struct interpose *ip) { atomic_fetch_add(&ip->settling, 1); }

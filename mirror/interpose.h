@@ -49,6 +49,8 @@ void interpose_set_writable(struct interpose *ip, bool writable);
 bool interpose_hold(struct interpose *ip);
 /* While held: waits until nobody is left who waits for confirmations. 0 or -ETIMEDOUT (UNTIL: clock_mono). */
 int interpose_wait_idle(struct interpose *ip, const struct timespec *until);
+/* Every change that is under way now has its op in the order when this returns; waits for no peer. */
+void interpose_pass(struct interpose *ip);
 /* The next change or acknowledgement calls open_epoch first. */
 void interpose_want_epoch(struct interpose *ip);
 /* Files open for writing now (demote refuses while there are some). Not those of ORIGIN_NFS, which keeps files open that nobody may be using; they must be released

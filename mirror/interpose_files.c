@@ -385,26 +385,27 @@ static bool concerns_peers(struct interpose *ip, struct call *c, uint64_t id, st
 	return ip->cfg.below->ops->getattr(ip->cfg.below, c, id, f, &a) || streamed(ip, &a);
 }
 
-/* On a standby. What was written while this node was primary: it can't promise any more that the others have it. */
-static int fsync_standby(struct interpose *ip, struct call *c, uint64_t id, struct file *f, bool datasync)
+/* On a standby. What was changed while this node was primary: it can't promise any more that the others have it. LOST: the caller came to a primary. */
+static int fsync_standby(struct interpose *ip, struct call *c, uint64_t id, struct file *f, bool datasync, bool lost)
 {
 	struct layer *b = ip->cfg.below;
 	int err = b->ops->fsync(b, c, id, f, datasync);
 
 	if (err && ip->cfg.flush_failed)
 		ip->cfg.flush_failed(ip->cfg.arg, id, err);
-	return err ? err : f && writes(file_flags(f)) ? -EROFS : 0;
+	return err ? err : lost || c->origin == ORIGIN_NFS || (f && writes(file_flags(f))) ? -EROFS : 0;
 }
 
 int ip_fsync(struct layer *l, struct call *c, uint64_t id, struct file *f, bool datasync)
 {
 	struct interpose *ip = ip_of(l);
 	uint64_t barrier = 0, ids[FLUSH_MAX] = { f ? file_id(f) : id };
+	bool waited;
 	int err;
 
 	do {
-		if (gate_enter(ip))
-			return fsync_standby(ip, c, ids[0], f, datasync);
+		if (gate_enter_waited(ip, &waited))
+			return fsync_standby(ip, c, ids[0], f, datasync, waited);
 		pthread_rwlock_unlock(&ip->gate);
 		err = epoch_ready(ip);
 	} while (err == -EAGAIN);

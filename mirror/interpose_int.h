@@ -69,6 +69,8 @@ static inline struct interpose *ip_of(struct layer *l) { return (struct interpos
 int txn_begin(struct txn *tx, struct layer *l, struct call *c, size_t bytes);
 /* Enters the gate, which it waits for while changes are held. 0, or -EROFS: this node is read-only, and the gate was not entered. */
 int gate_enter(struct interpose *ip);
+/* The same; WAITED: this node was primary when we came. */
+int gate_enter_waited(struct interpose *ip, bool *waited);
 /* Between these the caller, who has left the gate, waits for confirmations. The first one before it leaves. */
 void settling_begins(struct interpose *ip);
 void settling_ends(struct interpose *ip);

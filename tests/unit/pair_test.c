@@ -6,6 +6,7 @@
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sys/syscall.h>
 
 static struct pair p;
 
@@ -479,6 +480,52 @@ START_TEST(a_standby_refuses_changes)
 }
 END_TEST
 
+static _Atomic int reader_tid;
+
+static void *fsync_reader_main(void *arg)
+{
+	struct file *f = arg;
+
+	atomic_store(&reader_tid, (int)syscall(SYS_gettid));
+	return (void *)(intptr_t)t_fsync(&p, f);
+}
+
+/* Does thread TID wait for something? */
+static bool asleep(int tid)
+{
+	char path[64], state = 'R';
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+	FILE *s = tid ? fopen(path, "r") : NULL;
+	if (!s)
+		return false;
+	if (fscanf(s, "%*d (%*[^)]) %c", &state) != 1)
+		state = 'R';
+	fclose(s);
+	return state == 'S';
+}
+
+/* It came while this node was primary: what it is about may not be durable on the node that took over. */
+START_TEST(an_fsync_that_waited_for_a_role_that_was_lost_is_no_success)
+{
+	uint64_t id = make(HANDLE_ROOT, "f", S_IFREG | 0644);
+	struct file *f = t_open(&p, id, O_RDONLY);
+	struct call c = { .origin = ORIGIN_NFS };
+	pthread_t t;
+	void *r;
+
+	ck_assert(interpose_hold(p.ip));
+	pthread_create(&t, NULL, fsync_reader_main, f);
+	while (!asleep(atomic_load(&reader_tid)))
+		sched_yield();
+	interpose_set_writable(p.ip, false);
+	pthread_join(t, &r);
+	ck_assert_int_eq((intptr_t)r, -EROFS);
+	ck_assert_int_eq(p.top->ops->fsync(p.top, &c, id, NULL, true), -EROFS);	/* a COMMIT, whoever has the file open */
+	t_close(&p, f);
+}
+END_TEST
+
 START_TEST(what_nobody_confirmed_is_not_open)
 {
 	struct file *f = NULL;
@@ -619,6 +666,7 @@ int main(void)
 	tcase_add_test(t, attachments_arrive_with_their_op_or_alone);
 	tcase_add_test(t, the_epoch_is_opened_by_the_first_change);
 	tcase_add_test(t, a_standby_refuses_changes);
+	tcase_add_test(t, an_fsync_that_waited_for_a_role_that_was_lost_is_no_success);
 	tcase_add_test(t, what_nobody_confirmed_is_not_open);
 	tcase_add_test(t, no_room_on_the_standby);
 	tcase_add_test(t, many_written_files);

@@ -43,6 +43,7 @@ struct replica_out {
 	uint64_t number, records;
 	int (*send)(void *to, const void *data, size_t len);
 	int (*pause)(void *to);			/* NULL = none */
+	void (*pass)(void *to);			/* NULL = none: no changes are under way */
 	void *to;
 	size_t len;				/* of buf; SNAPSHOT_HEAD when the chunk is empty */
 	unsigned char buf[REPLICA_CHUNK_MAX];
@@ -219,10 +220,12 @@ static int write_all(struct replica_out *out)
 		if (!err)
 			err = replica_pause(out);
 	}
+	if (!err && out->pass)
+		out->pass(out->to);
 	return err ? err : marker(out, SNAPSHOT_END);
 }
 
-static int write_snapshot(struct replica *r, int (*send)(void *, const void *, size_t), int (*pause)(void *), void *to)
+static int write_snapshot(struct replica *r, int (*send)(void *, const void *, size_t), int (*pause)(void *), void (*pass)(void *), void *to)
 {
 	auto_free struct replica_out *out = malloc(sizeof *out);
 
@@ -233,6 +236,7 @@ static int write_snapshot(struct replica *r, int (*send)(void *, const void *, s
 	out->records = 0;
 	out->send = send;
 	out->pause = pause;
+	out->pass = pass;
 	out->to = to;
 	return write_all(out);
 }
@@ -254,10 +258,13 @@ static int pause_for_peer(void *arg)
 	return queue_admit(to->r->cfg.queue, REPLICA_CHUNK_MAX + OP_COST);
 }
 
+/* An answer is known before its op is in the order; a peer that has the one in its snapshot must not count before it has the other. */
+static void pass_changes(void *arg) { interpose_pass(((const struct to_peer *)arg)->r->cfg.ip); }
+
 int replica_snapshot(struct replica *r, unsigned peer)
 {
 	struct to_peer to = { r, peer };
-	int err = write_snapshot(r, send_to_peer, pause_for_peer, &to);
+	int err = write_snapshot(r, send_to_peer, pause_for_peer, pass_changes, &to);
 
 	if (!err)
 		atomic_fetch_add(&r->sent, 1);
@@ -266,7 +273,7 @@ int replica_snapshot(struct replica *r, unsigned peer)
 
 int replica_give(struct replica *r, int (*send)(void *to, const void *data, size_t len), void *to)
 {
-	return write_snapshot(r, send, NULL, to);
+	return write_snapshot(r, send, NULL, NULL, to);
 }
 
 /* ---- taking ---- */

@@ -41,9 +41,12 @@ static void toy_clear(void *arg)
 	memset(t->set, 0, sizeof t->set);
 }
 
+static _Atomic bool known, listed;	/* a slow change has its answer; a snapshot has read the answers */
+
 static int toy_each(void *arg, struct replica_out *out)
 {
 	struct toys *t = arg;
+	atomic_store(&listed, true);
 	auto_lock(&t->mu);
 	int err = 0;
 
@@ -467,6 +470,54 @@ END_TEST
 /* A node that is asked for its state gives what it was given. */
 static int hand_on(void *to, const void *data, size_t len) { return replica_take(to, data, len); }
 
+static void after_slowly(struct call *c, ssize_t r, const struct effect *e)
+{
+	after(c, r, e);
+	atomic_store(&known, true);
+	for (int i = 0; i < 10000 && !atomic_load(&listed); i++)
+		usleep(1000);
+	usleep(20000);
+}
+
+static void *change_slowly(void *seq)
+{
+	struct request q = { .k = key(1), .xid = 1 };
+	struct create cr = { .mode = S_IFREG | 0644 };
+	struct call c = user();
+	struct attr a;
+
+	c.after = after_slowly;
+	c.hook_arg = &q;
+	ck_assert_int_eq(p.top->ops->create(p.top, &c, HANDLE_ROOT, "slow", &cr, 0, &a, NULL), 0);
+	*(uint64_t *)seq = c.seq;
+	return NULL;
+}
+
+/* Else a peer could be promoted that says of a change that it is made, and hasn't got it. */
+START_TEST(an_answer_in_a_snapshot_has_its_op_before_the_end)
+{
+	unsigned char out[REPLAY_REPLY_MAX];
+	struct replay_key k = key(1);
+	uint64_t seq = 0;
+	pthread_t t;
+	size_t len;
+
+	ck_assert_int_eq(replay_begin(A.replay, &k, out, &len), REPLAY_NEW);
+	atomic_store(&known, false);
+	ck_assert_int_eq(pthread_create(&t, NULL, change_slowly, &seq), 0);
+	while (!atomic_load(&known))
+		sched_yield();
+	atomic_store(&listed, false);
+	ck_assert_int_eq(replica_snapshot(A.r, PEER), 0);
+	uint64_t end = queue_last(p.q);
+	pthread_join(t, NULL);
+	ck_assert_uint_lt(seq, end);
+	replay_sent(A.replay, &k);
+	ck_assert_int_eq(pair_settle(&p), 0);
+	ck_assert(has_answer(&B, 1));
+}
+END_TEST
+
 START_TEST(a_restarted_primary_takes_it_back)
 {
 	for (uint32_t i = 0; i < 500; i++)
@@ -498,6 +549,7 @@ int main(void)
 	tcase_add_test(t, tolerant_standbys_take_answers);
 	tcase_add_loop_test(t, a_snapshot_loses_nothing_and_brings_nothing_back, 0, 6);
 	tcase_add_test(t, a_snapshot_that_is_larger_than_the_queue);
+	tcase_add_test(t, an_answer_in_a_snapshot_has_its_op_before_the_end);
 	tcase_add_test(t, a_restarted_primary_takes_it_back);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

@@ -25,7 +25,7 @@ DEPS_BUILD := gcc pkg-config libc6-dev libfuse3-dev liblmdb-dev libssl-dev libxx
 DEPS_RUN := fuse3
 DEPS_CHECK := check clang clang-tidy cppcheck mandoc e2fsprogs xfsprogs btrfs-progs acl attr fuse3 iproute2 util-linux procps sqlite3 git rsync perl psmisc stress-ng dbench \
 	python3 jq nfs-ganesha nfs-ganesha-vfs tcpdump tar xz-utils libjansson-dev
-DEPS_BENCH := nfs-ganesha nfs-ganesha-vfs rpcbind
+DEPS_BENCH := nfs-ganesha nfs-ganesha-vfs rpcbind qemu-system-x86
 
 # Missing packages are installed before anything else: make remakes the included file, and starts over. Cleaning needs none.
 ifneq ($(filter-out clean help uninstall,$(or $(MAKECMDGOALS),all)),)
@@ -123,6 +123,9 @@ bench: $(O)/deps-bench all tools
 # FAILOVERS=n: so many; SEED=n.
 failovers: $(O)/deps-check all tools
 	$(Q)O=$(O) FAILOVERS=$(FAILOVERS) tests/nfs/50-history.sh
+# ROUNDS=n.
+guest-long: $(O)/deps-bench all tools
+	$(Q)O=$(O) ROUNDS='$(ROUNDS)' tests/guest/long.sh
 lint: $(O)/deps-check all
 	$(Q)O=$(O) tests/run $(sort $(wildcard tests/lint/[0-9][0-9]-*.sh))
 	$(Q)tests/lint/deep.sh
@@ -160,11 +163,12 @@ help:
 	@echo "make demo       two nodes on this machine: work, a killed primary, a promotion, an NFS client that notices nothing"
 	@echo "make check      everything is built and tested; ONLY=pattern for some programs, LONG=1 for hours"
 	@echo "make failovers  NFS clients work through FAILOVERS=300 kills and switchovers"
+	@echo "make guest-long a kernel's NFS client in a virtual machine works through ROUNDS=20 switchovers, kills and cuts"
 	@echo "make bench      speed; ONLY=pattern ROUNDS=n"
 	@echo "make asan tsan  all tests with sanitizers; make fuzz FUZZ_TIME=seconds"
 	@echo "make lint       clang-tidy, cppcheck, man pages, direction of includes; make docs refreshes the man pages' tables"
 	@echo "make install uninstall clean deps"
-.PHONY: all unit unit-build tools check clang-build asan-build tsan-build fuzz-build fuzz-targets asan tsan fuzz demo bench failovers lint deps docs \
+.PHONY: all unit unit-build tools check clang-build asan-build tsan-build fuzz-build fuzz-targets asan tsan fuzz demo bench failovers guest-long lint deps docs \
 	install uninstall clean help
 .DELETE_ON_ERROR:
 -include $(shell find $(O) \( -path $(O)/clang -o -path $(O)/asan -o -path $(O)/tsan -o -path $(O)/fuzz -o -path $(O)/guest \) -prune -o -name '*.d' -type f -print 2>/dev/null)

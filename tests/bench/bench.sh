@@ -21,6 +21,7 @@ RESULTS=$TMP/results
 export LAB_SIZE=${LAB_SIZE:-1200}
 lab_extra_cleanup() {
 	ganesha_down
+	kill_hard "${qemu_pid:-}"
 	umount -l "$TMP/floor.mnt" "$TMP/floor.fs" "$TMP/native.fs"
 }
 die() {
@@ -171,3 +172,4 @@ if wanted pair_longest_stall; then
 		"$(awk -v v="$(median pair longest_stall)" 'BEGIN { printf "%.0f", 46000 / v }')"
 	proof
 fi
+nfs_pauses

@@ -1,6 +1,9 @@
 # The NFS server's measures, sourced by bench.sh: the product's against NFS-Ganesha (VFS on a file system of the same kind), the same client, both over a
 # loopback interface; with a standby against without. Measures whose names end in _cpu are the server's CPU time (less is better).
-NFS_OPTIONS="[nfs]
+NFS_SERVICE=10.77.0.100
+NFS_OPTIONS="service_address = $NFS_SERVICE/24 dev eth0
+fence_peer = none
+[nfs]
 listen = [::]:2049
 rpcbind = no
 [export all]
@@ -96,4 +99,30 @@ nfs_pair() {
 	for m in create_16 create remove write; do row pair "nfs_$m" alone; done
 	for m in $NFS_RATES; do row pair "nfs_$m" ganesha; done
 	! wanted pair_nfs_create_16 || proof
+}
+
+# The longest wait of a kernel client's write + fsync, in a virtual machine.
+nfs_pauses() {
+	local p=alpha s=beta t
+	wanted pair_pause_switchover pair_pause_cut || return 0
+	# shellcheck source=tests/guest/qemu.sh
+	. "$TOP/tests/guest/qemu.sh"
+	qemu_prepare "$O/qemu" || die "the virtual machine can't be made"
+	pause_guest_up "$NFS_SERVICE" || die "the virtual machine does not come up"
+	for _ in $(seq "$ROUNDS"); do
+		printf 'pause_none\t%s\tms\n' "$(pause_of true || die "the client saw an error")" | take pair
+		printf 'pause_switchover\t%s\tms\n' "$(pause_of tfs $p switchover || die "the client saw an error")" | take pair
+		t=$p p=$s s=$t
+		wait_for 60 level $p $s || die "$s is not level"
+		printf 'pause_cut\t%s\tms\n' "$(pause_of cut_and_promote $p $s || die "the client saw an error")" | take pair
+		t=$p p=$s s=$t
+		node_kill $s
+		link_up $s
+		come_back $s $p || die "$s does not return"
+	done
+	pause_guest_down
+	printf 'pair_pause_switchover\t%s\tms\t%s\tat most 100 ms (without a switchover: %s)\n' "$(median pair pause_switchover)" \
+		"$(awk -v v="$(median pair pause_switchover)" 'BEGIN { printf "%.2f", 100 / v }')" "$(median pair pause_none)"
+	printf 'pair_pause_cut\t%s\tms\t%s\tanother server with scripted takeover, elsewhere measured (336), at most 400\n' "$(median pair pause_cut)" \
+		"$(awk -v v="$(median pair pause_cut)" 'BEGIN { printf "%.2f", 336 / v }')"
 }

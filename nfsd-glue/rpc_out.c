@@ -19,6 +19,7 @@ struct rpc_chunk {
 	struct rpc_chunk *next;
 	const unsigned char *p;			/* what is left of it; in bytes[], or within blk */
 	size_t len;
+	size_t held;				/* memory that it keeps, until its last byte is gone: what counts */
 	struct blk *blk;			/* owned reference, or NULL */
 	unsigned char bytes[];
 };
@@ -33,7 +34,7 @@ static struct rpc_chunk *chunk_new(const unsigned char *p, size_t len, struct bl
 
 	if (!k)
 		return NULL;
-	*k = (struct rpc_chunk){ .p = p, .len = len, .blk = blk ? blk_ref(blk) : NULL };
+	*k = (struct rpc_chunk){ .p = p, .len = len, .held = sizeof *k + (blk ? blk->cap : len), .blk = blk ? blk_ref(blk) : NULL };
 	if (!blk) {
 		memcpy(k->bytes, p, len);
 		k->p = k->bytes;
@@ -59,7 +60,7 @@ static void drop_queue(struct rpc_conn *c)
 
 	while ((k = c->out)) {
 		c->out = k->next;
-		count(c, -(ssize_t)k->len);
+		count(c, -(ssize_t)k->held);
 		chunk_free(k);
 	}
 	c->out_last = &c->out;
@@ -107,7 +108,7 @@ static void enqueue(struct rpc_conn *c, const unsigned char *batch, size_t batch
 		piece(&l, zeros, xdr_pad(o->data_len), NULL, &skip);
 	}
 	for (struct rpc_chunk *k = l.first; k; k = k->next)
-		count(c, (ssize_t)k->len);
+		count(c, (ssize_t)k->held);
 	if (!l.first)
 		return;
 	if (front) {
@@ -128,7 +129,6 @@ static void enqueue(struct rpc_conn *c, const unsigned char *batch, size_t batch
 /* The first N bytes of the queue are gone. */
 static void consume(struct rpc_conn *c, size_t n)
 {
-	count(c, -(ssize_t)n);
 	while (n) {
 		struct rpc_chunk *k = c->out;
 
@@ -141,6 +141,7 @@ static void consume(struct rpc_conn *c, size_t n)
 		c->out = k->next;
 		if (!c->out)
 			c->out_last = &c->out;
+		count(c, -(ssize_t)k->held);
 		chunk_free(k);
 	}
 	atomic_store(&c->stalled_ms, c->out ? clock_mono_ms() : 0);

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -183,26 +184,29 @@ void rpc_evict_output(struct rpc_server *s, uint64_t now_ms, uint64_t min_ms)
 	evict(s, output_older, &(struct oldest){ min_ms ? now_ms - min_ms : UINT64_MAX });
 }
 
-/* Of the address with the most connections the one that has been idle for the longest; first of all one that never said anything. */
-struct idlest { uint64_t busy_ms; unsigned conns; bool spoke; uint64_t last_ms; };
+/* Of the address with the most connections the one that has been idle for the longest; first of all one that never said anything. Being busy protects, but for
+ * addresses with more than CROWD connections: a crowd doesn't keep others out by talking. */
+struct idlest { uint64_t busy_ms; unsigned crowd; unsigned conns; bool spoke; uint64_t last_ms; };
 
 static bool idler(const struct rpc_conn *c, void *arg)
 {
 	struct idlest *best = arg;
 	uint64_t last = atomic_load(&c->last_ms);
 	bool spoke = atomic_load(&c->spoke);
+	bool busy = atomic_load(&c->calls) || (spoke && last > best->busy_ms);
 
-	if (atomic_load(&c->calls) || (spoke && last > best->busy_ms) || c->address->conns < best->conns)
+	if ((busy && c->address->conns <= best->crowd) || c->address->conns < best->conns)
 		return false;
 	if (c->address->conns == best->conns && (spoke > best->spoke || (spoke == best->spoke && last >= best->last_ms)))
 		return false;
-	*best = (struct idlest){ best->busy_ms, c->address->conns, spoke, last };
+	*best = (struct idlest){ best->busy_ms, best->crowd, c->address->conns, spoke, last };
 	return true;
 }
 
-static bool evict_idle(struct rpc_server *s)
+/* CROWD: UINT_MAX = there is none. */
+static bool evict_idle(struct rpc_server *s, unsigned crowd)
 {
-	struct idlest best = { .busy_ms = clock_mono_ms() - RPC_BUSY_MS, .spoke = true, .last_ms = UINT64_MAX };
+	struct idlest best = { .busy_ms = clock_mono_ms() - RPC_BUSY_MS, .crowd = crowd, .spoke = true, .last_ms = UINT64_MAX };
 
 	return evict(s, idler, &best);
 }
@@ -306,12 +310,24 @@ static struct rpc_conn *conn_new(struct rpc_server *s, int fd, const struct sock
 
 /* ---- accepting ---- */
 
+/* Whoever comes from PEER takes the place of one of a quarter of all from one address, if he has less than half as many. */
+static unsigned crowd_for(struct rpc_server *s, const struct sockaddr_storage *peer)
+{
+	struct sockaddr_storage plain = *peer;
+
+	unmap(&plain);
+	struct in6_addr ip = ip_of(&plain);
+	const struct rpc_address *a = *address_slot(s, &ip);
+	unsigned twice = a ? 2 * a->conns : 0;
+	return twice > s->max_connections / 4 ? twice : s->max_connections / 4;
+}
+
 /* Takes FD over. Under accept_mu. */
 static void admit(struct rpc_server *s, int fd, const struct sockaddr_storage *peer)
 {
 	struct rpc_conn *c;
 
-	if (atomic_load(&s->nconns) >= s->max_connections && !evict_idle(s)) {
+	if (atomic_load(&s->nconns) >= s->max_connections && !evict_idle(s, crowd_for(s, peer))) {
 		atomic_fetch_add(&s->refused, 1);
 		close(fd);
 		return;
@@ -343,7 +359,7 @@ static void listener_events(struct rpc_server *s, struct rpc_listener *l, uint32
 /* No descriptors or no memory: rests until the next tick, instead of turning round and round. Under accept_mu. */
 static void accept_later(struct rpc_server *s)
 {
-	evict_idle(s);
+	evict_idle(s, UINT_MAX);
 	atomic_store(&s->full, true);
 	for (unsigned i = 0; i < s->nlisteners; i++)
 		listener_events(s, &s->listeners[i], 0);

@@ -136,8 +136,8 @@ int nfs3_read(struct nfs3_req *q)
 	if (r)
 		return (int)nfs3_status_of(r == -ENXIO ? -EINVAL : r);
 	int st = nfs3_may(q, q->obj.id, nfile_file(n), &q->attr, PERM_READ | PERM_OWNER | PERM_READ_IF_EXEC);
-	if (q->a.offset > INT64_MAX)
-		want = 0;		/* behind the end of any file */
+	if (q->a.offset > (uint64_t)INT64_MAX - want)	/* behind the end of any file, or nearly so */
+		want = q->a.offset > INT64_MAX ? 0 : (size_t)(INT64_MAX - q->a.offset);
 	if (!st)
 		st = want <= READ_INLINE_MAX ? read_inline(q, nfile_file(n), want) : read_block(q, nfile_file(n), want);
 	files_put(q->s->files, n);

@@ -78,7 +78,9 @@ int service_parse(const char *text, struct service_address out[SERVICE_MAX], uns
 		for (unsigned i = 0; i < *n; i++)
 			if (out[i].family == out[*n].family && !memcmp(out[i].ip, out[*n].ip, sizeof out[i].ip))
 				return wrong(why, size, "it is there twice", one);
-		text += len + (text[len] == ',');
+		text += len;
+		if (*text && !*++text)
+			return wrong(why, size, "a comma and nothing behind it", one);
 	}
 	return 0;
 }

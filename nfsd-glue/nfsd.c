@@ -173,7 +173,7 @@ static int announce(struct nfsd *n)
 	return how == CONF_RPCBIND_NO ? 0 : rpcbind_new(e, ARRAY_LEN(e), 0, how == CONF_RPCBIND_AUTO, &n->rpcbind);
 }
 
-int nfsd_start(struct nfsd *n)
+int nfsd_listen(struct nfsd *n)
 {
 	const char *at = n->cfg.conf->nfs_listen;
 	int r = rpc_server_listen(n->rpc, at, &n->port);
@@ -184,7 +184,14 @@ int nfsd_start(struct nfsd *n)
 		return r;
 	}
 	listen_udp(n);
-	r = rpc_server_start(n->rpc);
+	return 0;
+}
+
+int nfsd_start(struct nfsd *n)
+{
+	const char *at = n->cfg.conf->nfs_listen;
+	int r = rpc_server_start(n->rpc);
+
 	if (!r)
 		r = announce(n);
 	if (r)

@@ -49,7 +49,9 @@ struct nfsd_config {
 
 struct nfsd;
 int nfsd_new(const struct nfsd_config *cfg, struct nfsd **out);
-/* Listens and serves. What went wrong is in the log. */
+/* Listens: who connects waits until nfsd_start. Before the role may come, for a service address must not answer with refused connections. What went wrong is in the log. */
+int nfsd_listen(struct nfsd *n);
+/* Serves. What went wrong is in the log. */
 int nfsd_start(struct nfsd *n);
 /* Quick, but for PRIMARY -> STANDBY, which waits until the connections are cut. */
 void nfsd_role(struct nfsd *n, enum nfsd_role role);

@@ -146,14 +146,16 @@ static void d_role(void *arg, enum node_role_event e)
 		[NODE_ROLE_LEFT] = { .role = NFSD_STANDBY, .release = true },
 	};
 	struct daemon *d = arg;
+	auto_lock(&d->role_mu);
+	bool serve = follow[e].take && !d->leaving;
 
 	if (d->address && follow[e].release)
 		address_release(d->address);
 	if (d->address && follow[e].probe)
 		address_probe(d->address);
 	if (d->nfsd)
-		nfsd_role(d->nfsd, follow[e].role);
-	if (d->address && follow[e].take)
+		nfsd_role(d->nfsd, follow[e].take && !serve ? NFSD_CHANGING : follow[e].role);
+	if (d->address && serve)
 		address_take(d->address, follow[e].free || d->taking_over);
 	d->taking_over = e == NODE_ROLE_TAKING_OVER;
 }
@@ -483,6 +485,8 @@ static int start(struct daemon *d)
 			  r == -ENOENT ? "it does not exist: create the directory" : strerror(-r));
 		return r;
 	}
+	if (d->nfsd && (r = nfsd_listen(d->nfsd)))
+		return r;
 	r = node_start(d->node, d->ip, d->apply, &nr);
 	if (r) {
 		log_error("node: can't start%s%s: %s%s", d->conf->npeers ? " at " : "", d->conf->npeers ? d->conf->nodes[d->conf->self].address : "",
@@ -510,10 +514,13 @@ static int start(struct daemon *d)
  * to the last, and its open files belong to the layers: it is freed after these. */
 static void stop_serving(struct daemon *d)
 {
+	pthread_mutex_lock(&d->role_mu);
+	d->leaving = true;
 	if (d->address)
 		address_release(d->address);
 	if (d->nfsd)
 		nfsd_role(d->nfsd, NFSD_CHANGING);
+	pthread_mutex_unlock(&d->role_mu);
 	if (d->node_started)
 		node_stop(d->node);
 	if (!d->nfsd)
@@ -576,6 +583,7 @@ int daemon_run(const struct volume_conf *c, const struct mount_args *a)
 	d.args = a;
 	d.started_ms = clock_mono_ms();
 	pthread_mutex_init(&d.resync_mu, NULL);
+	pthread_mutex_init(&d.role_mu, NULL);
 	pthread_mutex_init(&d.end_mu, NULL);
 	pthread_cond_init(&d.end_cond, NULL);
 	int r = volume_check_caps(err, sizeof err);

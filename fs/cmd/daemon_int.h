@@ -38,6 +38,8 @@ struct daemon {
 	struct address *address;		/* service addresses; NULL = none */
 	struct guardian *guardian;		/* of them */
 	bool taking_over;			/* a promotion by switchover is under way; the node's worker's */
+	pthread_mutex_t role_mu;		/* held while a change of role is followed; guards leaving */
+	bool leaving;				/* this daemon ends: the role and the service addresses aren't taken up any more */
 	bool node_started;
 	struct control_server *control;
 	uint64_t started_ms;

@@ -57,7 +57,7 @@ struct wait {
 struct locked {
 	struct locked *next;
 	uint64_t id;
-	uint32_t n;				/* in both lists */
+	uint32_t n, nwaits;			/* in both lists; in the second */
 	struct held *held;			/* owned */
 	struct wait *waits, **waits_end;	/* owned */
 };
@@ -354,6 +354,7 @@ static void unlink_wait(struct lock_table *t, struct wait *w)
 	*p = w->owner_next;
 	w->next = NULL;
 	w->on->n--;
+	w->on->nwaits--;
 	atomic_fetch_sub(&t->n, 1);
 }
 
@@ -441,6 +442,8 @@ static int enqueue(struct lock_table *t, struct locked *on, struct lock_owner o,
 {
 	struct wait **b;
 
+	if (of_volume(&o) && on->nwaits >= LOCK_OBJECT_WAITS_MAX)
+		return -ENOLCK;
 	if (r->kind == LOCK_POSIX_RANGE && would_deadlock(t, on, o, r))
 		return -EDEADLK;
 	w->ticket = ++t->next_ticket;
@@ -457,6 +460,7 @@ static int enqueue(struct lock_table *t, struct locked *on, struct lock_owner o,
 	w->owner_next = *b;
 	*b = w;
 	on->n++;
+	on->nwaits++;
 	atomic_fetch_add(&t->n, 1);
 	return -EINPROGRESS;
 }

@@ -21,6 +21,8 @@
 
 /* Locks held and requests waiting in one table, and on one object; more get -ENOLCK. */
 enum { LOCK_TABLE_MAX = 1 << 20, LOCK_OBJECT_MAX = 1 << 16 };
+/* Requests of the volume's clients that wait for one object: each release looks at them all. */
+enum { LOCK_OBJECT_WAITS_MAX = 4096 };
 
 enum lock_kind { LOCK_POSIX_RANGE, LOCK_WHOLE };	/* fcntl, flock */
 enum lock_mode { LOCK_SHARED, LOCK_EXCLUSIVE };

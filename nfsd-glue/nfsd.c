@@ -266,7 +266,7 @@ void nfsd_status(struct nfsd *n, struct nfsd_status *out)
 	replay_stats(n->replay, &ps);
 	*out = (struct nfsd_status){
 		.port = n->port, .connections = rs.connections, .files = nfs3_files(n->nfs3), .clients = cs.conns, .mounts = cs.mounts,
-		.calls = rs.calls, .replay_hits = ps.hits, .replay_entries = ps.entries, .complete = replica_complete(n->replica), .locks = ls.state.locks,
+		.calls = rs.calls, .replay_hits = ps.hits, .replay_entries = ps.entries, .complete = replica_complete(n->replica), .locks = ls.state.locks, .grace_ms = ls.nlm.grace_left_ms,
 		.refused_handles = atomic_load(&n->handles.malformed) + atomic_load(&n->handles.foreign) + atomic_load(&n->handles.forged),
 	};
 }

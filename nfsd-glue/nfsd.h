@@ -69,6 +69,7 @@ struct nfsd_status {
 	uint16_t port;
 	unsigned connections, files;		/* open files kept */
 	uint64_t clients, mounts, calls, refused_handles, replay_hits, replay_entries, locks;
+	uint64_t grace_ms;			/* locks are only given back to who held them, for so long still */
 	bool complete;				/* the replicated state is all there */
 };
 void nfsd_status(struct nfsd *n, struct nfsd_status *out);

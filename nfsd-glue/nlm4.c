@@ -163,12 +163,13 @@ static enum nlm4_stat lock_range(struct nlm4_request *q)
 	if (grace != q->a.reclaim)
 		return !grace && lock_covers(n->cfg.locks, q->id, q->o, &q->r) ? NLM4_GRANTED : NLM4_DENIED_GRACE_PERIOD;
 	block_settle(q, false);
-	if (q->a.block && !grace)
+	if (q->a.block && !grace && block_waits(q))
+		return NLM4_BLOCKED;
+	st = nlm4_stat_of(lock_set(n->cfg.locks, q->id, q->o, &q->r));
+	if (st == NLM4_DENIED && q->a.block && !grace)
 		st = block_lock(q);
-	else
-		st = nlm4_stat_of(lock_set(n->cfg.locks, q->id, q->o, &q->r));
 	if (st == NLM4_GRANTED)
-		block_settle(q, false);	/* this answer tells the client */
+		block_told(q);
 	return st;
 }
 

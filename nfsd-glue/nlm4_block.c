@@ -199,6 +199,8 @@ static void granted(void *arg, int err)
 			retire(b);
 		} else if (b->cancelled) {
 			undo_later(n, b);
+		} else if (b->told) {
+			retire(b);
 		} else {
 			b->state = BLOCK_GRANTED;
 			fresh(n, b);
@@ -248,7 +250,7 @@ static bool waits_already(struct nlm4_request *q)
 {
 	struct block *b = find(q);
 
-	if (!b || b->cancelled || (b->state != BLOCK_QUEUING && b->state != BLOCK_WAITING))
+	if (!b || b->cancelled || b->told || (b->state != BLOCK_QUEUING && b->state != BLOCK_WAITING))
 		return false;
 	b->peer = *q->c->peer;
 	b->local = *q->c->local;
@@ -276,7 +278,7 @@ static enum nlm4_stat queued(struct nlm4 *n, struct block *b)
 
 	pthread_mutex_lock(&n->mu);
 	enum block_state s = b->state;
-	bool cancelled = b->cancelled;
+	bool unwanted = b->cancelled || b->told;
 	if (s == BLOCK_QUEUING)
 		b->state = BLOCK_WAITING;
 	else if (s == BLOCK_GRANTED)
@@ -284,7 +286,7 @@ static enum nlm4_stat queued(struct nlm4 *n, struct block *b)
 	else if (s != BLOCK_GONE)
 		s = BLOCK_WAITING;
 	pthread_mutex_unlock(&n->mu);
-	if (s == BLOCK_QUEUING && cancelled && !lock_cancel(n->cfg.locks, ticket))
+	if (s == BLOCK_QUEUING && unwanted && !lock_cancel(n->cfg.locks, ticket))
 		granted(b, -ECANCELED);
 	return s == BLOCK_GRANTED ? NLM4_GRANTED : s == BLOCK_GONE ? NLM4_DENIED_GRACE_PERIOD : NLM4_BLOCKED;
 }
@@ -300,16 +302,22 @@ static bool line_is_free(struct nlm4_request *q)
 	return !called_in_vain(q);
 }
 
+bool block_waits(struct nlm4_request *q)
+{
+	auto_lock(&q->n->mu);
+	return waits_already(q);
+}
+
 enum nlm4_stat block_lock(struct nlm4_request *q)
 {
 	struct nlm4 *n = q->n;
 	struct block *b;
 
 	pthread_mutex_lock(&n->mu);
-	bool there = waits_already(q) || !line_is_free(q);
+	bool free_line = line_is_free(q);
 	pthread_mutex_unlock(&n->mu);
-	if (there)
-		return NLM4_BLOCKED;	/* or: it isn't queued, it will ask again */
+	if (!free_line)
+		return NLM4_BLOCKED;	/* it isn't queued: it will ask again */
 	if (!(b = make(q)))
 		return NLM4_DENIED_NOLOCKS;
 	if (!enter(q, b))
@@ -327,10 +335,9 @@ enum nlm4_stat block_lock(struct nlm4_request *q)
 	return st;
 }
 
-/* Under mu, which may be dropped meanwhile. */
-static void cancel_waiting(struct nlm4 *n, struct block *b)
+/* Under mu, which is dropped meanwhile: takes B, WAITING, out of the lock table. False: its grant is on its way, or has come. The caller has a reference. */
+static bool take_back(struct nlm4 *n, struct block *b)
 {
-	b->refs++;
 	pthread_mutex_unlock(&n->mu);
 	bool out = !lock_cancel(n->cfg.locks, b->ticket);
 	pthread_mutex_lock(&n->mu);
@@ -338,11 +345,40 @@ static void cancel_waiting(struct nlm4 *n, struct block *b)
 		if (b->state != BLOCK_GONE)
 			retire(b);
 		unref(b);		/* the lock table's */
-	} else if (b->state == BLOCK_GRANTED) {
-		undo_now(n, b);
-	} else {
-		b->cancelled = true;	/* the grant is on its way */
 	}
+	return out;
+}
+
+/* Under mu, which may be dropped meanwhile. */
+static void cancel_waiting(struct nlm4 *n, struct block *b)
+{
+	b->refs++;
+	if (!take_back(n, b)) {
+		if (b->state == BLOCK_GRANTED)
+			undo_now(n, b);
+		else
+			b->cancelled = true;
+	}
+	unref(b);
+}
+
+void block_told(struct nlm4_request *q)
+{
+	struct nlm4 *n = q->n;
+
+	auto_lock(&n->mu);
+	struct block *b = find(q);
+	if (!b)
+		return;
+	b->refs++;
+	if (b->state == BLOCK_WAITING && take_back(n, b)) {
+		unref(b);
+		return;
+	}
+	if (b->state == BLOCK_GRANTED)
+		retire(b);
+	else
+		b->told = true;
 	unref(b);
 }
 

@@ -35,6 +35,7 @@ struct block {
 	unsigned refs;
 	enum block_state state;
 	bool cancelled;			/* while it couldn't be taken back: whoever finds it granted, undoes it */
+	bool told;			/* the client knows that it has the lock */
 	bool undo_runs;
 	bool calling, unsure;		/* a call is under way; one may have arrived without an answer */
 	unsigned calls;
@@ -88,11 +89,15 @@ struct nlm4_request {
 };
 
 /* ---- nlm4_block.c ---- */
-/* LOCK of Q, whose owner and file are known, that may wait: the status. */
+/* Does Q's owner wait for the very range already? It keeps its place, and hears at the address that its client has now. */
+bool block_waits(struct nlm4_request *q);
+/* LOCK of Q, whose owner and file are known, that has to wait: the status. */
 enum nlm4_stat block_lock(struct nlm4_request *q);
 /* LOCK and UNLOCK begin with it: forgets what the client needn't be told any more: it has asked again (the very range), or unlocks (OVERLAP); and waits for
  * what is being undone. */
 void block_settle(struct nlm4_request *q, bool overlap);
+/* Q is answered GRANTED: nobody need be called for that any more, also when the grant is on its way only now. */
+void block_told(struct nlm4_request *q);
 /* True when there was a request to cancel. After a promotion a grant of the former primary's whose client was not told yet can't be known any more; then what
  * the client cancels is unlocked. */
 bool block_cancel(struct nlm4_request *q);

@@ -133,7 +133,7 @@ static json_t *nfs_object(struct daemon *d)
 	const struct { const char *name; uint64_t value; } counts[] = {
 		{ "port", s.port }, { "clients", s.clients }, { "connections", s.connections }, { "mounts", s.mounts }, { "calls", s.calls },
 		{ "files", s.files }, { "locks", s.locks }, { "refused_handles", s.refused_handles }, { "replay_hits", s.replay_hits },
-		{ "replay_entries", s.replay_entries },
+		{ "replay_entries", s.replay_entries }, { "grace_ms", s.grace_ms },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(counts); i++)
 		json_object_set_new(o, counts[i].name, json_integer((json_int_t)counts[i].value));

@@ -263,6 +263,9 @@ void status_print(const json_t *s, FILE *out)
 		fprintf(out, "               %lld clients on %lld connections, %lld calls, %lld locks, %lld retransmissions answered, %lld handles refused\n",
 			number_of(nfs, "clients"), number_of(nfs, "connections"), number_of(nfs, "calls"), number_of(nfs, "locks"),
 			number_of(nfs, "replay_hits"), number_of(nfs, "refused_handles"));
+	if (number_of(nfs, "grace_ms"))
+		fprintf(out, "               network locks are only given back to who held them, for %lld s still: they were not known here\n",
+			(number_of(nfs, "grace_ms") + 999) / 1000);
 	const json_t *service = json_object_get(s, "service");
 	json_array_foreach(service, i, v)
 		fprintf(out, "  service      %s: %s%s%s\n", text_of(v, "address"), json_is_true(json_object_get(v, "held")) ? "here" : "not here",

@@ -224,6 +224,22 @@ START_TEST(grants_are_noted_and_waited_for)
 }
 END_TEST
 
+START_TEST(waiting_for_one_object_is_bounded)
+{
+	struct lock_range r = rng(LOCK_EXCLUSIVE, 0, 9);
+	uint64_t ticket;
+
+	ck_assert_int_eq(set(1, 0, 9), 0);
+	for (unsigned i = 0; i < LOCK_OBJECT_WAITS_MAX; i++)
+		ck_assert_int_eq(lock_set_wait(t, 1, own(2 + 2 * i), &r, granted, NULL, &ticket), -EINPROGRESS);
+	ck_assert_int_eq(lock_set_wait(t, 1, own(2 + 2 * LOCK_OBJECT_WAITS_MAX), &r, granted, NULL, &ticket), -ENOLCK);
+	ck_assert_int_eq(lock_set_wait(t, 1, own(3), &r, granted, NULL, &ticket), -EINPROGRESS);	/* a local program */
+	ck_assert_int_eq(lock_cancel(t, ticket), 0);
+	lock_cancel_front(t, ORIGIN_NFS, -EINTR);
+	ck_assert_int_eq(lock_set_wait(t, 1, own(2), &r, granted, NULL, &ticket), -EINPROGRESS);
+}
+END_TEST
+
 static bool is_own(void *arg, const struct lock_owner *o) { return o->key == *(const uint64_t *)arg; }
 
 START_TEST(one_owner_is_dropped_with_all_that_waits)
@@ -396,6 +412,7 @@ int main(void)
 	tcase_add_test(c, what_one_holds);
 	tcase_add_test(c, what_cant_be_recorded_is_the_volumes_to_refuse);
 	tcase_add_test(c, grants_are_noted_and_waited_for);
+	tcase_add_test(c, waiting_for_one_object_is_bounded);
 	tcase_add_test(c, one_owner_is_dropped_with_all_that_waits);
 	tcase_add_test(c, others_locks_count);
 	tcase_add_loop_test(c, a_copy_is_always_equal, 0, 10);

@@ -328,7 +328,7 @@ START_TEST(cancelled_when_it_was_granted)
 END_TEST
 
 /* Two threads: one unlocks, the other cancels what waits. Whatever happens first, nobody holds anything in the end, and what is locked afterwards stays. */
-struct racer { pthread_barrier_t *b; uint32_t proc; struct ask a; };
+struct racer { pthread_barrier_t *b; uint32_t proc; struct ask a; uint32_t stat; };
 static void *race(void *arg)
 {
 	struct racer *r = arg;
@@ -342,6 +342,7 @@ static void *race(void *arg)
 	rpc_reply_init(&rep, buf, sizeof buf);
 	pthread_barrier_wait(r->b);
 	ck_assert_int_eq(program[0].handle(program[0].arg, &c, &rep), RPC_REPLY);
+	r->stat = xdr_get32(rep.p + 12);
 	return NULL;
 }
 
@@ -351,7 +352,7 @@ START_TEST(cancel_and_grant_race)
 	for (unsigned i = 0; i < 300; i++) {
 		pthread_barrier_t b;
 		pthread_t t[2];
-		struct racer r[2] = { { &b, NLM4_UNLOCK, { OWNER(1) } }, { &b, NLM4_CANCEL, { OWNER(2), .off = 3, .len = 4, .block = true } } };
+		struct racer r[2] = { { &b, NLM4_UNLOCK, { OWNER(1) }, 0 }, { &b, NLM4_CANCEL, { OWNER(2), .off = 3, .len = 4, .block = true }, 0 } };
 
 		one_holds_two_waits();
 		pthread_barrier_init(&b, NULL, 2);
@@ -366,6 +367,36 @@ START_TEST(cancel_and_grant_race)
 		ck_assert_uint_eq(UNLOCK(OWNER(2)), NLM4_GRANTED);
 		ck_assert_uint_eq(stats().state.locks, 0);
 	}
+}
+END_TEST
+
+/* Two threads: one unlocks, the other asks again for what it waits for. Told by the answer, it has the lock, whatever becomes of a call; told to wait, it refuses the call. */
+START_TEST(asking_again_and_grant_race)
+{
+	unsigned told = 0;
+
+	host.answer = NLM4_DENIED;
+	for (unsigned i = 0; i < 300; i++) {
+		pthread_barrier_t b;
+		pthread_t t[2];
+		struct racer r[2] = { { &b, NLM4_UNLOCK, { OWNER(1) }, 0 }, { &b, NLM4_LOCK, { OWNER(2), .off = 3, .len = 4, .block = i % 2 }, 0 } };
+
+		one_holds_two_waits();
+		pthread_barrier_init(&b, NULL, 2);
+		for (unsigned k = 0; k < 2; k++)
+			ck_assert_int_eq(pthread_create(&t[k], NULL, race, &r[k]), 0);
+		for (unsigned k = 0; k < 2; k++)
+			pthread_join(t[k], NULL);
+		pthread_barrier_destroy(&b);
+		EVENTUALLY(!stats().nlm.blocks);
+		bool has = r[1].stat == NLM4_GRANTED;
+		told += has;
+		ck_assert_uint_eq(LOCK(OWNER(1)), has ? NLM4_DENIED : NLM4_GRANTED);
+		ck_assert_uint_eq(UNLOCK(OWNER(1)), NLM4_GRANTED);
+		ck_assert_uint_eq(UNLOCK(OWNER(2)), NLM4_GRANTED);
+		ck_assert_uint_eq(stats().state.locks, 0);
+	}
+	fprintf(stderr, "# told by the answer: %u of 300\n", told);
 }
 END_TEST
 
@@ -630,6 +661,7 @@ int main(void)
 	tcase_add_test(t, cancelled_while_it_waits);
 	tcase_add_test(t, cancelled_when_it_was_granted);
 	tcase_add_test(t, cancel_and_grant_race);
+	tcase_add_test(t, asking_again_and_grant_race);
 	tcase_add_test(t, a_deadlock_is_said);
 	tcase_add_test(t, waiting_is_bounded);
 	tcase_add_test(t, ten_thousand_locks);

@@ -7,6 +7,7 @@
 #include "nfsd-glue/address.h"
 
 #include <errno.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ enum {
 	LOOK_MS = 20,			/* between two looks for others, for */
 	WATCH_MS = 3000,		/* so long after an address was taken */
 	RETRY_MS = 1000,
+	CHECK_MS = 100,			/* between two looks whether what we hold is here */
 };
 /* When to announce and tickle again, after the address was taken: a switch or a client may have missed it. */
 static const unsigned again_ms[] = { 0, 30, 150, 500, 1500, 4000 };
@@ -45,6 +47,7 @@ struct entry {
 	uint64_t taken_ms;
 	unsigned said;				/* announcements made, of again_ms */
 	uint64_t retry_ms;			/* REFUSED: when to try again */
+	uint64_t checked_ms;			/* HELD: when it was seen here */
 };
 
 struct address {
@@ -101,7 +104,7 @@ static void take_one(struct address *a, struct entry *e)
 	}
 	e->state = HELD;
 	e->trouble[0] = 0;
-	e->taken_ms = clock_mono_ms();
+	e->taken_ms = e->checked_ms = clock_mono_ms();
 	e->said = 0;
 	neighbor_announce(&e->nb, &e->a);
 	log_info("address: %s: taken", e->name);
@@ -265,6 +268,40 @@ static bool announce_due(struct address *a)
 	return any;
 }
 
+/* Is the address one of this machine's? Also when nobody can say. */
+static bool is_here(const struct service_address *s)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET };
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6 };
+	bool v4 = s->family == AF_INET;
+	auto_fd int fd = socket(s->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	memcpy(&in.sin_addr, s->ip, 4);
+	memcpy(&in6.sin6_addr, s->ip, 16);
+	if (!v4 && IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
+		in6.sin6_scope_id = if_nametoindex(s->dev);
+	return fd < 0 || !bind(fd, v4 ? (const void *)&in : (const void *)&in6, v4 ? sizeof in : sizeof in6) || errno != EADDRNOTAVAIL;
+}
+
+/* What we hold may be taken away: by the guardian of a daemon that died just before this one began, by a network manager, with its interface. */
+static void keep(struct address *a)
+{
+	uint64_t now = clock_mono_ms();
+
+	for (unsigned i = 0; i < a->n; i++) {
+		struct entry *e = &a->e[i];
+		if (e->state != HELD || now < e->checked_ms + CHECK_MS)
+			continue;
+		e->checked_ms = now;
+		if (is_here(&e->a))
+			continue;
+		log_warn("address: %s: somebody has taken it away from this machine: it is taken again", e->name);
+		neighbor_close(&e->nb);
+		take_one(a, e);
+		e->checked_ms += RETRY_MS;	/* whoever does it again shan't fill the log */
+	}
+}
+
 static void watch(struct address *a)
 {
 	unsigned char mac[6];
@@ -316,6 +353,7 @@ static void *run(void *arg)
 		else {
 			struct timespec until = clock_mono_after_ms(idle_ms(a));
 			watch(a);
+			keep(a);
 			pthread_cond_timedwait(&a->cond, &a->mu, &until);
 		}
 	}

@@ -11,6 +11,7 @@
  * A client whose reply was lost at the move has nothing to send and would wait for its RPC timer. The tickle is a TCP segment with a sequence number that can't be
  * right, from the service address: the client's stack answers it, the new server knows no such connection and resets it, and the client connects anew at once.
  *
+ * What is held and taken away by somebody else (the guardian of a daemon that has just died, a network manager) is taken again.
  * Addresses that are there already are not added twice; those that a killed daemon left are removed by address_new.
  */
 #ifndef NFSD_GLUE_ADDRESS_H

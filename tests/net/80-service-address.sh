@@ -99,6 +99,9 @@ ip -n "$ID-thief" addr del "$V4/24" dev eth0
 ip -n "$ID-thief" addr del "$V6/64" dev eth0
 check "they are taken when they are free" wait_for 20 has_both beta
 check "all is well then" wait_for 20 held beta true
+ip -n "$ID-beta" addr del "$V4/24" dev eth0
+ip -n "$ID-beta" addr del "$V6/64" dev eth0
+check "what somebody takes away is taken again" wait_for 20 has_both beta
 
 check "alpha gives its versions up" tfs alpha resync --discard-local
 check "alpha follows" wait_for 30 level beta alpha

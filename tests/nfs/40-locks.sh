@@ -1,5 +1,5 @@
 #!/bin/bash
-# Network locks: they and the mount's own exclude each other, are held across kill -9 and promotion (none lost, none held by two), and are given back after a
+# Network locks: they and the mount's own exclude each other, are held across a switchover, and kill -9 with promotion (none lost, none held by two), and are given back after a
 # start that could not know them.
 LAB_GRACE=20s
 . "$(dirname "$0")/nfs.sh"
@@ -57,30 +57,38 @@ is "the client unlocks" "$(nc alpha unlock mine 10 5 one)" ""
 hears "the program that waited has it" ok
 is "and NFS clients don't" "$(nc alpha lock mine 10 5 x one)" DENIED
 
-# -- across kill -9 and promotion --
+# -- across a switchover, and kill -9 with promotion --
 mkfifo "$TMP/hold.in"
 raw hold 10.77.0.50 held holder 300 <"$TMP/hold.in" >"$TMP/hold.out" 2>&1 &
 HOLD=$!
 exec {HOLD_IN}>"$TMP/hold.in"
 says() { grep -q "^$2" "$TMP/$1"; }
 check "a client holds 300 locks" wait_for 60 says hold.out holding
-raw contend 10.77.0.51 ours c1 "$TMP/guard" "${CONTEND:-14}" >"$TMP/c1.out" 2>&1 &
+raw contend 10.77.0.51 ours c1 "$TMP/guard" "${CONTEND:-20}" >"$TMP/c1.out" 2>&1 &
 C1=$!
-raw contend 10.77.0.52 ours c2 "$TMP/guard" "${CONTEND:-14}" >"$TMP/c2.out" 2>&1 &
+raw contend 10.77.0.52 ours c2 "$TMP/guard" "${CONTEND:-20}" >"$TMP/c2.out" 2>&1 &
 C2=$!
 some_rounds() { says c1.out rounds || says c2.out rounds; }
 check "two clients take turns" wait_for 60 some_rounds
 wait_for 20 nfs_serves beta
-node_kill alpha
-check "beta is promoted" tfs beta promote --fenced
 rounds_lines() { cat "$TMP/c1.out" "$TMP/c2.out" | grep -c rounds; }
-before=$(rounds_lines)
 more_rounds() { [ "$(rounds_lines)" -gt "$before" ]; }
-check "they go on taking turns" wait_for 60 more_rounds
-echo check >&"$HOLD_IN"
-check "the holder looks" wait_for 60 says hold.out lost
-is "no lock was lost" "$(grep lost "$TMP/hold.out")" "lost 0 of 300"
-is "what the dead node's program held is free" "$(nc beta lock mine 0 0 x one)" ""
+locks_go_on() { # NAME TIMES
+	before=$(rounds_lines)
+	check "$1: they go on taking turns" wait_for 60 more_rounds
+	echo check >&"$HOLD_IN"
+	check "$1: the holder looks" wait_for 60 eval "[ \$(grep -c lost '$TMP/hold.out') = $2 ]"
+	is "$1: no lock was lost" "$(grep lost "$TMP/hold.out" | tail -n 1)" "lost 0 of 300"
+}
+check "the roles are swapped" tfs alpha switchover
+locks_go_on "after a switchover" 1
+is "what a program held on the former primary's mount is free" "$(nc beta lock mine 0 0 x one)" ""
+check "alpha is level" wait_for 60 level beta alpha
+node_kill beta
+check "alpha is promoted when beta is killed" tfs alpha promote --fenced
+locks_go_on "after a kill" 2
+is "a client's lock is held, too" "$(nc alpha lock mine 0 0 x two)" DENIED
+is "and let go" "$(nc alpha unlock mine 0 0 one)" ""
 wait "$C1"
 is "one client was never wrong" $? 0
 wait "$C2"
@@ -89,14 +97,14 @@ echo "# $(tail -n 1 "$TMP/c1.out")"
 echo "# $(tail -n 1 "$TMP/c2.out")"
 grep -h "held by" "$TMP/c1.out" "$TMP/c2.out"
 check "nobody is left with the lock" [ ! -e "$TMP/guard" ]
-is "no grace was needed" "$(grep -c "only given back" "$TMP/beta/log")" 0
+is "no grace was needed" "$(grep -c "only given back" "$TMP/alpha/log")" 0
 kill "$PID" 2>/dev/null
 
 # -- a start that knows no locks --
-check "beta dies, too" node_kill beta
-check "it starts alone" node_start beta
-check "as primary" tfs beta promote --force
-check "it says that locks are unknown" grep -q "only given back" "$TMP/beta/log"
+check "alpha dies, too" node_kill alpha
+check "it starts alone" node_start alpha
+check "as primary" tfs alpha promote --force
+check "it says that locks are unknown" grep -q "only given back" "$TMP/alpha/log"
 echo notified >&"$HOLD_IN"
 check "the holder waits to be told" wait_for 90 says hold.out notified
 is "its host is told" "$(grep notified "$TMP/hold.out")" "notified 1"

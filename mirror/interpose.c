@@ -62,6 +62,14 @@ bool interpose_hold(struct interpose *ip)
 	return writable;
 }
 
+void interpose_hold_standby(struct interpose *ip)
+{
+	pthread_rwlock_wrlock(&ip->gate);
+	if (!ip->writable)
+		set_held(ip, true);
+	pthread_rwlock_unlock(&ip->gate);
+}
+
 int interpose_wait_idle(struct interpose *ip, const struct timespec *until)
 {
 	auto_lock(&ip->hold_mu);

@@ -47,6 +47,8 @@ struct layer *interpose_layer(struct interpose *ip);
 void interpose_set_writable(struct interpose *ip, bool writable);
 /* Changes that come from now on wait until interpose_set_writable; returns when none is under way. False: this node is read-only. */
 bool interpose_hold(struct interpose *ip);
+/* A read-only node that is about to be writable: the same until it is known. */
+void interpose_hold_standby(struct interpose *ip);
 /* While held: waits until nobody is left who waits for confirmations. 0 or -ETIMEDOUT (UNTIL: clock_mono). */
 int interpose_wait_idle(struct interpose *ip, const struct timespec *until);
 /* Every change that is under way now has its op in the order when this returns; waits for no peer. */

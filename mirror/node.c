@@ -268,11 +268,20 @@ static void do_epoch_open(struct node *n, bool already)
 	epoch_answer(n, !err);
 }
 
+static void do_not_taken(struct node *n)
+{
+	interpose_set_writable(n->ip, false);
+	node_tell_role(n, NODE_ROLE_NOT_TAKEN);
+}
+
+/* A switchover takes no longer than who comes too early can wait. */
 static void do_drain(struct node *n, bool complete)
 {
 	struct core_event e = { .type = EV_DRAINED };
 
 	node_tell_role(n, complete ? NODE_ROLE_TAKING_OVER : NODE_ROLE_TAKING);
+	if (complete)
+		interpose_hold_standby(n->ip);
 	stream_unfollow(n, complete);
 	take_state(n);
 	e.lsn = node_lsn(n);
@@ -282,7 +291,7 @@ static void do_drain(struct node *n, bool complete)
 	bool failed = n->core.role == CORE_STANDBY;
 	pthread_mutex_unlock(&n->core_mu);
 	if (failed)
-		node_tell_role(n, NODE_ROLE_NOT_TAKEN);
+		do_not_taken(n);
 }
 
 static void do_compare(struct node *n, const struct core_action *a)
@@ -343,7 +352,7 @@ static void run_action(struct node *n, const struct core_action *a)
 	case ACT_UNFOLLOW: stream_unfollow(n, false); break;
 	case ACT_SETTLE: do_settle(n, a->seq); break;
 	case ACT_FENCE: hook_fence(n, a->peer, a->seq, a->flag); break;
-	case ACT_NOT_TAKEN: node_tell_role(n, NODE_ROLE_NOT_TAKEN); break;
+	case ACT_NOT_TAKEN: do_not_taken(n); break;
 	case ACT_DRAIN: do_drain(n, a->flag); break;
 	case ACT_ACKSET: do_ackset(n, a->set); break;
 	case ACT_BECOME_PRIMARY: do_become_primary(n); break;

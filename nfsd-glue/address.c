@@ -23,7 +23,7 @@
 #include "nfsd-glue/tickle.h"
 
 enum {
-	PROBES = 3, PROBE_GAP_MS = 20,	/* an answer on a local network takes less than one gap */
+	PROBES = 3, PROBE_GAP_MS = 15,	/* an answer on a local network takes less than one gap */
 	PROBE_WAIT_MS = 500,		/* for the thread to have probed */
 	LOOK_MS = 20,			/* between two looks for others, for */
 	WATCH_MS = 3000,		/* so long after an address was taken */

@@ -283,6 +283,11 @@ END_TEST
 
 START_TEST(who_asks_again_keeps_its_place)
 {
+	server_end();
+	call_ms = 60000;	/* the unanswered call lasts longer than the test */
+	server_start();
+	call_ms = 200;
+	lockd_role(lockd, NLM4_PRIMARY, true);
 	host.ignore = UINT32_MAX;
 	one_holds_two_waits();
 	ck_assert_uint_eq(LOCK(OWNER(3), .off = 3, .len = 4, .block = true), NLM4_BLOCKED);

@@ -160,6 +160,18 @@ static bool may_use(const struct conf_export *e, const struct sockaddr_storage *
 	return false;
 }
 
+bool exports_speaks_for_host(struct exports *x, const struct sockaddr_storage *client)
+{
+	auto_reader struct reader r = reader_enter(x);
+	unsigned char addr[16];
+	uint16_t port;
+	bool yes = client_of(client, addr, &port) && port < IPPORT_RESERVED;
+
+	for (unsigned i = 0; !yes && i < r.t->n; i++)
+		yes = may_use(&r.t->e[i], client);
+	return yes;
+}
+
 static struct export_rights rights_of(const struct conf_export *e)
 {
 	return (struct export_rights){ .id = (uint16_t)e->id, .writable = e->access == CONF_ACCESS_RW, .whole = !e->path[1],

@@ -42,6 +42,9 @@ struct export_rights {
 /* Rights of CLIENT (address and port) by export ID. -ESTALE: there is no such export (any more); -EACCES: not for this address, or not from this
  * port. */
 int exports_rights(struct exports *x, uint16_t id, const struct sockaddr_storage *client, struct export_rights *out);
+/* May what comes from CLIENT's port be about all that its host has (locks of any of its programs)? From a privileged port it may; from others only where an export
+ * that the address may use takes calls from those, too. */
+bool exports_speaks_for_host(struct exports *x, const struct sockaddr_storage *client);
 /* For MOUNT: the innermost export that PATH (absolute, in the volume, with no `.`, `..` or empty components) lies in and CLIENT may use. *BELOW: where in PATH the
  * part below the export begins. -ENOENT: PATH is in no export; -EACCES: in none that CLIENT may use. */
 int exports_by_path(struct exports *x, const char *path, const struct sockaddr_storage *client, struct export_rights *out, size_t *below);

@@ -16,6 +16,7 @@ static int build(struct lockd *d, const struct lockd_config *cfg)
 	struct lockstate_config state = { .locks = nlm.locks, .ip = cfg->ip, .node = cfg->node, .hosts_changed = nsm1_hosts_changed };
 
 	nsm.client = nlm.client;
+	nsm.exports = nlm.exports;
 	nsm.state_dir_fd = cfg->state_dir_fd;
 	int r = nsm1_new(&nsm, &d->nsm);
 	if (r)

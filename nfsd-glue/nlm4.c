@@ -332,6 +332,10 @@ static void carry_out(struct nlm4_request *q, struct outcome *out)
 		out->stat = NLM4_DENIED_GRACE_PERIOD;
 		return;
 	}
+	if (!exports_speaks_for_host(q->n->cfg.exports, q->c->peer)) {
+		out->stat = NLM4_FAILED;
+		return;
+	}
 	switch (q->proc) {
 	case NLM4_TEST: do_test(q, out); break;
 	case NLM4_LOCK: case NLM4_NM_LOCK: do_lock(q, out); break;

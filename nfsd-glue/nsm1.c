@@ -373,7 +373,7 @@ static enum rpc_verdict do_notify(struct nsm1 *n, struct rpc_call *c, struct xdr
 	if (!len || len > LOCK_NAME_MAX)
 		return RPC_REPLY;
 	memcpy(h.name, name, len);
-	if (!lockstate_knows(n->state, h.name, c->peer))	/* a stranger, or one without locks */
+	if (!exports_speaks_for_host(n->cfg.exports, c->peer) || !lockstate_knows(n->state, h.name, c->peer))	/* a stranger, or one without locks */
 		return RPC_REPLY;
 	return queue_heard(n, &h) ? RPC_REPLY : RPC_DROP;	/* it tries again */
 }

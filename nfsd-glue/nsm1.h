@@ -1,7 +1,8 @@
 /*
  * NSM version 1 (statd): who of the lock holders has started anew, both ways.
  *
- * From clients: SM_NOTIFY frees the locks of the host at the address that the message came from (TCP or UDP: clients use UDP), and of no other; a number
+ * From clients: SM_NOTIFY frees the locks of the host at the address that the message came from (TCP or UDP: clients use UDP; a
+ * privileged port, unless the host may use an export that takes others), and of no other; a number
  * (`state`) says which life it is, so that a late or repeated message doesn't free what was locked since. SM_STAT says our number. SM_MON is refused, SM_UNMON and SM_UNMON_ALL
  * do nothing: this monitor serves its own NLM, which needs no calls for that. SM_SIMU_CRASH, from this machine's root only, sends the notifications.
  *
@@ -13,6 +14,7 @@
 #ifndef NFSD_GLUE_NSM1_H
 #define NFSD_GLUE_NSM1_H
 
+#include "nfsd-glue/exports.h"
 #include "nfsd-glue/lockstate.h"
 #include "nfsd-glue/rpc.h"
 #include "nfsd-glue/rpc_client.h"
@@ -21,6 +23,7 @@ enum { NSM_PROGRAM = 100024, NSM_VERSION = 1, NSM_PROCS = 7, NSM_NAME_MAX = 1024
 
 struct nsm1_config {
 	struct rpc_client *client;
+	struct exports *exports;	/* borrowed: from which ports hosts may speak */
 	int state_dir_fd;		/* borrowed */
 	unsigned try_ms;		/* of one SM_NOTIFY; 0 = 5 s */
 	uint16_t port;			/* of hosts' monitors; 0: their rpcbind knows (tests) */

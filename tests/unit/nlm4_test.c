@@ -567,6 +567,25 @@ START_TEST(free_all_is_for_ones_own)
 }
 END_TEST
 
+/* Whoever may run programs on a client host isn't the host. */
+START_TEST(a_hosts_users_free_nothing_of_others)
+{
+	ck_assert_uint_eq(LOCK(OWNER(1)), NLM4_GRANTED);
+	exports_make(true);
+	from_port = 2000;
+	free_all("127.0.0.1", "client");
+	ck_assert_uint_eq(UNLOCK(OWNER(1)), NLM4_FAILED);
+	ck_assert_uint_eq(CANCEL(OWNER(1)), NLM4_FAILED);
+	ck_assert_uint_eq(UNSHARE(OWNER(1)), NLM4_FAILED);
+	ck_assert_uint_eq(LOCK(OWNER(2), .file = FILE_B), NLM4_FAILED);
+	ck_assert_uint_eq(TEST_LOCK(OWNER(2)), NLM4_FAILED);
+	ck_assert_uint_eq(stats().state.locks, 1);
+	from_port = 900;
+	ck_assert_uint_eq(UNLOCK(OWNER(1)), NLM4_GRANTED);
+	ck_assert_uint_eq(stats().state.locks, 0);
+}
+END_TEST
+
 START_TEST(a_host_that_locks_in_a_new_life_has_lost_the_old_locks)
 {
 	ck_assert_uint_eq(LOCK(OWNER(1), .state = 3), NLM4_GRANTED);
@@ -703,6 +722,7 @@ int main(void)
 	tcase_add_test(t, messages_are_answered_by_messages);
 	tcase_add_test(t, shares_deny_each_other);
 	tcase_add_test(t, free_all_is_for_ones_own);
+	tcase_add_test(t, a_hosts_users_free_nothing_of_others);
 	tcase_add_test(t, a_host_that_locks_in_a_new_life_has_lost_the_old_locks);
 	tcase_add_test(t, a_standby_asks_to_wait);
 	tcase_add_test(t, grace_is_for_reclaims);

@@ -160,14 +160,16 @@ static struct lockd *lockd;
 static struct rpc_program program[LOCKD_PROGRAMS];
 static unsigned grace_ms = 60000, call_ms = 200;
 
-static void exports_make(void)
+/* SECURE: only privileged ports may use the export. */
+static void exports_make(bool secure)
 {
-	static const char text[] = "[volume]\nbacking = /x\n[node alpha]\nnumber = 1\n[export all]\nid = 1\nclients = 127.0.0.0/8, 10.0.0.0/8\nsecure = no\nsquash = none\n";
 	static struct volume_conf conf;
-	char err[CONF_ERR_MAX];
+	char err[CONF_ERR_MAX], text[256];
 
+	snprintf(text, sizeof text, "[volume]\nbacking = /x\n[node alpha]\nnumber = 1\n[export all]\nid = 1\nclients = 127.0.0.0/8, 10.0.0.0/8\nsecure = %s\nsquash = none\n",
+		 secure ? "yes" : "no");
 	ck_assert_msg(!conf_parse("home", "home.conf", text, strlen(text), NULL, "alpha", &conf, err, sizeof err), "%s", err);
-	ck_assert_int_eq(exports_new(&conf, &exports), 0);
+	ck_assert_int_eq(exports ? exports_reload(exports, &conf) : exports_new(&conf, &exports), 0);
 }
 
 static void server_start(void)
@@ -200,7 +202,7 @@ static void nlm_setup(void)
 	ck_assert_ptr_nonnull(mkdtemp(dir_path));
 	dir_fd = open(dir_path, O_RDONLY | O_DIRECTORY);
 	wirefh_init(&handles, UUID, key);
-	exports_make();
+	exports_make(false);
 	host_start();
 	server_start();
 	lockd_role(lockd, NLM4_PRIMARY, true);
@@ -212,7 +214,7 @@ static void nlm_teardown(void)
 
 	server_end();
 	rpc_server_free(host.s);
-	exports_free(exports);
+	exports_free(steal_ptr(&exports));
 	close(dir_fd);
 	snprintf(cmd, sizeof cmd, "rm -rf %s", dir_path);
 	ck_assert_int_eq(system(cmd), 0);
@@ -224,6 +226,7 @@ static void nlm_teardown(void)
 static unsigned char reply_buf[16 << 10];
 static struct rpc_reply reply;
 static uint32_t next_xid = 100;
+static uint16_t from_port = 900;
 
 static inline struct sockaddr_storage address(const char *text, uint16_t port)
 {
@@ -238,7 +241,7 @@ static inline struct sockaddr_storage address(const char *text, uint16_t port)
 
 static inline enum rpc_verdict call_from(const char *from, struct rpc_program *p, uint32_t proc, const void *args, size_t len)
 {
-	struct sockaddr_storage peer = address(from, 900), local = address("127.0.0.1", 2049);
+	struct sockaddr_storage peer = address(from, from_port), local = address("127.0.0.1", 2049);
 	struct rpc_call c = { .xid = next_xid, .prog = p->prog, .vers = p->vers_low, .proc = proc, .args = args, .args_len = len, .peer = &peer, .local = &local,
 			      .cred = { .flavor = RPC_AUTH_SYS }, .conn = (struct rpc_conn *)(void *)&peer };
 

@@ -64,6 +64,10 @@ START_TEST(strangers_free_nothing)
 	notify("127.0.0.1", "clien", 5);
 	notify("127.0.0.1", "client2", 5);
 	notify("127.0.0.1", "", 5);
+	exports_make(true);
+	from_port = 2000;		/* a user's program there */
+	notify("127.0.0.1", "client", 5);
+	from_port = 900;
 	let_it_work();
 	ck_assert_uint_eq(stats().state.locks, 1);
 	ck_assert_uint_eq(stats().state.shares, 1);

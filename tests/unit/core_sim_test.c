@@ -672,11 +672,21 @@ static bool truly_fenced(unsigned i)
 	return true;
 }
 
-/* Without a fence a person has been told not to promote I: some node went on without it. */
+/* J is being promoted, or asks I whether it may go on without it, and they don't hear each other. */
+static bool not_heard(unsigned i, unsigned j)
+{
+	const struct simnode *s = &W.node[j];
+
+	return s->alive && (W.cut[i][j] || !W.conn[i][j]) &&
+	       ((s->c.role >= CORE_FENCING && s->c.role < CORE_PRIMARY) || (s->c.role == CORE_PRIMARY && s->c.peer[i].drop != DROP_NOT));
+}
+
+/* Without a fence a person has been told not to promote I: some node went on without it. And one who has just ordered the promotion of another waits for what comes of
+ * it, at least while the link between them is down: two at once are right only for nodes that can tell each other. */
 static bool at_risk(unsigned i)
 {
 	for (unsigned j = 1; j <= W.n && !W.hook; j++)
-		if (j != i && (W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
+		if (j != i && (not_heard(i, j) || W.node[j].disk.dropped[i] == DROPPED_RISK || W.node[j].c.rec.dropped[i] == DROPPED_RISK))
 			return true;
 	return false;
 }

@@ -24,13 +24,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
 #include "mirror/interpose_int.h"
 
-enum { NS_PER_S = 1000000000 };
+enum { NS_PER_S = 1000000000, SETTLED_POLL_US = 1000 };
 static const int64_t CLOCK_MAX_S = INT64_C(9000000000);	/* beyond, a stamp doesn't fit into 63 bits of nanoseconds */
 
 /* ---- the gate and the epoch ---- */
@@ -77,6 +78,12 @@ int interpose_wait_idle(struct interpose *ip, const struct timespec *until)
 		if (pthread_cond_timedwait(&ip->hold_cond, &ip->hold_mu, until) == ETIMEDOUT)
 			return -ETIMEDOUT;
 	return 0;
+}
+
+void interpose_wait_settled(struct interpose *ip)
+{
+	while (atomic_load(&ip->settling))
+		usleep(SETTLED_POLL_US);
 }
 
 static void wait_released(struct interpose *ip)

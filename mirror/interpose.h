@@ -51,6 +51,8 @@ bool interpose_hold(struct interpose *ip);
 void interpose_hold_standby(struct interpose *ip);
 /* While held: waits until nobody is left who waits for confirmations. 0 or -ETIMEDOUT (UNTIL: clock_mono). */
 int interpose_wait_idle(struct interpose *ip, const struct timespec *until);
+/* While read-only, with the queue stopped: waits until nobody is left who waits for confirmations of what was changed before. */
+void interpose_wait_settled(struct interpose *ip);
 /* Every change that is under way now has its op in the order when this returns; waits for no peer. */
 void interpose_pass(struct interpose *ip);
 /* The next change or acknowledgement calls open_epoch first. */

@@ -284,6 +284,7 @@ static void do_drain(struct node *n, bool complete)
 		interpose_hold_standby(n->ip);
 	stream_unfollow(n, complete);
 	take_state(n);
+	interpose_wait_settled(n->ip);		/* the new reign's numbers begin anew: an fsync of an older one must not take them for its own */
 	e.lsn = node_lsn(n);
 	e.seq = atomic_load(&n->applied_seq);
 	pthread_mutex_lock(&n->core_mu);

@@ -4,6 +4,8 @@
  */
 #include "pair.h"
 
+#include "mirror/interpose_int.h"
+
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/syscall.h>
@@ -344,6 +346,28 @@ static bool joined(struct later *l, unsigned ms)
 	return !pthread_timedjoin_np(l->t, NULL, &t);
 }
 
+/* A new reign begins when nobody waits for the old one's confirmations any more. */
+START_TEST(who_waits_for_confirmations_is_waited_for)
+{
+	struct interpose *ip = p.ip;
+	struct later l = { .f = t_open(&p, make(HANDLE_ROOT, "w", S_IFREG | 0644), O_RDWR) };
+
+	ck_assert_int_eq(t_write(&p, l.f, "x", 1, 0), 1);
+	pair_unfollow(&p);
+	queue_set_ackset(p.q, 1 << PEER);
+	pthread_create(&l.t, NULL, fsync_main, &l);
+	while (!atomic_load(&ip->settling))
+		sched_yield();
+	queue_stop(p.q);
+	interpose_set_writable(ip, false);
+	interpose_wait_settled(ip);
+	ck_assert_uint_eq(atomic_load(&ip->settling), 0);
+	pthread_join(l.t, NULL);
+	ck_assert_int_eq(atomic_load(&l.r), -EIO);
+	t_close(&p, l.f);
+}
+END_TEST
+
 START_TEST(fsync_waits_for_the_peer)
 {
 	struct later l = { .f = make_open("f", NULL) };
@@ -660,6 +684,7 @@ int main(void)
 	tcase_add_test(t, a_tmpfile_gets_a_name);
 	tcase_add_test(t, a_tmpfile_without_a_name_goes);
 	tcase_add_test(t, unlinked_but_open_is_not_streamed);
+	tcase_add_test(t, who_waits_for_confirmations_is_waited_for);
 	tcase_add_test(t, fsync_waits_for_the_peer);
 	tcase_add_test(t, a_peer_that_comes_back_goes_on);
 	tcase_add_test(t, a_stable_change_is_a_barrier);

@@ -29,6 +29,7 @@
 #include "fs/base/log.h"
 #include "fs/fuse_blk.h"
 #include "fs/fuse_front.h"
+#include "handles/handles.h"
 
 #define FUSE_FS_TYPE "fuse.tandemfs"
 #define FUSE_BLK_TYPE "fuseblk.tandemfs"
@@ -45,11 +46,16 @@ static void process(struct fuse_worker *w, size_t len)
 {
 	struct fuse_buf b = { .size = len, .mem = w->blk->data };
 	int r = fuse_raw_request(w, len);
+	bool gives = !r && fuse_raw_gives_entries(w);
 
+	if (gives)
+		atomic_fetch_add(&w->f->giving, 1);
 	if (r < 0)
 		log_error("fuse: %s: the kernel sent a request that is none (%zu bytes)", w->f->cfg.mount_point, len);
 	else if (!r)
 		fuse_session_process_buf(w->f->se, &b);
+	if (gives)
+		atomic_fetch_sub(&w->f->giving, 1);
 }
 
 /* A queue keeps the block: take another. */
@@ -302,6 +308,7 @@ int fuse_front_new(const struct fuse_front_config *cfg, struct fuse_front **out)
 		fuse_front_free(f);
 		return r;
 	}
+	fuse_know(f, HANDLE_ROOT);
 	if (cfg->observers)
 		observers_add(cfg->observers, inval_observe, f->inval);
 	*out = f;

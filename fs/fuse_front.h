@@ -17,6 +17,7 @@ enum {
 	 * would pin a whole block for a few bytes. */
 	FUSE_SHARE_MIN = 256 << 10,
 	FUSE_WRITERS = 1024,
+	FUSE_KNOWN = 16384,
 };
 
 struct inval;
@@ -48,6 +49,8 @@ struct fuse_front {
 	pthread_mutex_t open_mu;	/* guards the list of what is open, and fh.owners of all files */
 	struct fh *open;
 	_Atomic unsigned writers[FUSE_WRITERS];		/* files open for writing, by hash of the id: 0 = certainly none */
+	_Atomic unsigned giving;			/* requests under way that may make an object known to the kernel */
+	_Atomic uint64_t known[FUSE_KNOWN];		/* what the kernel knows, by hash of the id: entries given and not forgotten; 0 = certainly nothing */
 };
 
 /* One thread: the request that it works on. */
@@ -85,6 +88,11 @@ unsigned char *fuse_out(void);
 /* How many files whose ids have the hash of ID are open for writing. */
 static inline _Atomic unsigned *fuse_writers(struct fuse_front *f, uint64_t id) { return &f->writers[(id ^ id >> 20) % FUSE_WRITERS]; }
 
+/* The kernel is given an entry of object ID (before the answer), or has forgotten N. */
+static inline _Atomic uint64_t *fuse_known(struct fuse_front *f, uint64_t id) { return &f->known[(id * 0x9e3779b97f4a7c15u) >> 50]; }
+static inline void fuse_know(struct fuse_front *f, uint64_t id) { atomic_fetch_add(fuse_known(f, id), 1); }
+static inline void fuse_unknow(struct fuse_front *f, uint64_t id, uint64_t n) { atomic_fetch_sub(fuse_known(f, id), n); }
+
 /* ---- fuse_ops.c ---- */
 extern const struct fuse_lowlevel_ops fuse_ops;
 /* Closes everything that the kernel left open; no thread runs any more. */
@@ -103,6 +111,8 @@ void fuse_locks_release(struct fuse_front *f, uint64_t id, struct fuse_file_info
 /* Looks at a request before libfuse does: fills the worker's fields, rewrites what libfuse doesn't know into what it does. 1: it was
  * answered here; 0: hand it on; -EBADMSG: no request. */
 int fuse_raw_request(struct fuse_worker *w, size_t len);
+/* May the answer to W's request make objects known to the kernel? */
+bool fuse_raw_gives_entries(const struct fuse_worker *w);
 /* The writer of replies: adds to INIT's what libfuse 3.14 cannot say. */
 ssize_t fuse_raw_writev(int fd, struct iovec *iov, int count, void *front);
 /* All entries that the kernel knows must be looked up again. -EOPNOTSUPP before protocol 7.44. */

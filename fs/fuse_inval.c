@@ -12,6 +12,10 @@
  *
  * A lookup that read the old state cannot come after its own invalidation: the kernel holds the directory's lock over LOOKUP and takes it for an entry
  * notification; attributes carry a version.
+ *
+ * What the kernel doesn't know it needn't be told about: the front counts the entries that it gave and that weren't forgotten (fuse_front.known, by hash). An answer
+ * that is being made may rest on the state before a change, so while one that gives entries is under way (fuse_front.giving) everything is told. The order of
+ * looking matters: `giving` first. When it is 0, whoever read the old state has counted his entry already.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -110,6 +114,12 @@ static bool keep_mine(struct inval *v, const struct record *r, const char *name)
 	return true;
 }
 
+static bool unknown(struct fuse_front *f, const struct change *c)
+{
+	return !atomic_load(&f->giving) && !atomic_load(fuse_known(f, c->id)) &&
+	       (c->kind != CHANGE_ENTRY || !c->child || !atomic_load(fuse_known(f, c->child)));
+}
+
 void inval_observe(void *inval, const struct change *c)
 {
 	struct inval *v = inval;
@@ -120,7 +130,7 @@ void inval_observe(void *inval, const struct change *c)
 
 	if (c->origin == ORIGIN_FUSE)
 		return;		/* through this very mount: the kernel knows */
-	if (c->origin == ORIGIN_NFS && keep_mine(v, &r, c->name))
+	if (unknown(v->f, c) || (c->origin == ORIGIN_NFS && keep_mine(v, &r, c->name)))
 		return;
 	auto_lock(&v->mu);
 	if (!v->running || (c->kind == CHANGE_ATTR && covered(v, c->id)))
@@ -195,6 +205,7 @@ static void *inval_main(void *arg)
 	struct inval *v = arg;
 	char name[LAYER_NAME_MAX + 8 + 1];
 	struct record r;
+	uint64_t upto = 0;	/* those who settle are woken when all that was queued at a time is done, not by each of its records */
 
 	pthread_mutex_lock(&v->mu);
 	while (v->running) {
@@ -211,6 +222,8 @@ static void *inval_main(void *arg)
 			pthread_mutex_lock(&v->mu);
 			continue;
 		}
+		if (v->tail == upto)
+			upto = v->head;
 		ring_get(v, &r, sizeof r);
 		ring_get(v, name, record_size(r.name_len) - sizeof r);
 		name[r.name_len] = '\0';
@@ -218,7 +231,8 @@ static void *inval_main(void *arg)
 		notify(v, &r, name);
 		pthread_mutex_lock(&v->mu);
 		v->done = v->tail;
-		pthread_cond_broadcast(&v->settled);
+		if (v->done == upto)
+			pthread_cond_broadcast(&v->settled);
 	}
 	pthread_mutex_unlock(&v->mu);
 	return NULL;

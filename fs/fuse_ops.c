@@ -76,8 +76,10 @@ static void stat_of(const struct attr *a, struct stat *st)
 			     .st_mtim = a->mtime, .st_ctim = a->ctime };
 }
 
-static void entry_of(const struct fuse_front *f, const struct attr *a, struct fuse_entry_param *e)
+/* For an answer: the kernel knows the object from then on. */
+static void entry_of(struct fuse_front *f, const struct attr *a, struct fuse_entry_param *e)
 {
+	fuse_know(f, a->id);
 	*e = (struct fuse_entry_param){ .ino = a->id, .generation = a->id == HANDLE_ROOT ? 0 : f->cfg.generation,
 					.attr_timeout = f->attr_timeout, .entry_timeout = f->entry_timeout };
 	stat_of(a, &e->attr);
@@ -91,8 +93,10 @@ static void reply_entry(fuse_req_t req, int err, const struct attr *a)
 		fuse_reply(req, err);
 		return;
 	}
-	entry_of(front_of(req), a, &e);
-	fuse_reply_entry(req, &e);
+	struct fuse_front *f = front_of(req);
+	entry_of(f, a, &e);
+	if (fuse_reply_entry(req, &e) == -ENOENT)
+		fuse_unknow(f, a->id, 1);
 }
 
 static void reply_attr(fuse_req_t req, int err, const struct attr *a)
@@ -156,19 +160,21 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
-	struct layer *l = top_of(req);
+	struct fuse_front *f = front_of(req);
 
-	(void)n;
-	l->ops->forget(l, ino);
+	fuse_unknow(f, ino, n);
+	f->cfg.top->ops->forget(f->cfg.top, ino);
 	fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *forgets)
 {
-	struct layer *l = top_of(req);
+	struct fuse_front *f = front_of(req);
 
-	for (size_t i = 0; i < n; i++)
-		l->ops->forget(l, forgets[i].ino);
+	for (size_t i = 0; i < n; i++) {
+		fuse_unknow(f, forgets[i].ino, forgets[i].nlookup);
+		f->cfg.top->ops->forget(f->cfg.top, forgets[i].ino);
+	}
 	fuse_reply_none(req);
 }
 
@@ -462,8 +468,10 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		return;
 	}
 	entry_of(f, &a, &e);
-	if (fuse_reply_create(req, &e, fi) == -ENOENT)
+	if (fuse_reply_create(req, &e, fi) == -ENOENT) {
+		fuse_unknow(f, a.id, 1);
 		fh_close(f, &c, fh_of(fi));
+	}
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -118,6 +118,23 @@ int fuse_raw_request(struct fuse_worker *w, size_t len)
 	return 0;
 }
 
+bool fuse_raw_gives_entries(const struct fuse_worker *w)
+{
+	switch (w->opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_SYMLINK:
+	case FUSE_LINK:
+	case FUSE_CREATE:
+	case FUSE_TMPFILE:
+	case FUSE_READDIRPLUS:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* ---- replies ---- */
 
 ssize_t fuse_raw_writev(int fd, struct iovec *iov, int count, void *front)

@@ -113,7 +113,8 @@ static void change_too_much(struct env *e, struct observers *os, struct fuse_fro
 
 	e->l->ops->unlink(e->l, &c, HANDLE_ROOT, "victim");
 	for (int i = 0; i < 300000; i++)
-		observers_tell(os, &(struct change){ .kind = CHANGE_ATTR, .origin = ORIGIN_APPLY, .id = 0xfff000000 + (uint64_t)i });
+		observers_tell(os, &(struct change){ .kind = CHANGE_ENTRY, .origin = ORIGIN_APPLY, .id = HANDLE_ROOT, .name = "never there",
+						     .child = 0xfff000000 + (uint64_t)i });
 	fuse_front_settle(f);
 }
 

@@ -272,18 +272,18 @@ static int worker_start(struct rpc_server *s)
 	return -err;
 }
 
-/* Wakes a thread, or starts one. Under mu. */
-static void get_help(struct rpc_server *s)
+/* Under mu: starts a thread when there is more to do than idle ones. True: an idle one is to be woken, best when mu is free. */
+static bool get_help(struct rpc_server *s)
 {
 	struct rpc_pool *p = &s->pool;
+	bool idle = p->idle;
 
-	if (p->idle)
-		pthread_cond_signal(&p->work);
 	if (p->jobs <= p->idle || p->threads == RPC_POOL_MAX)
-		return;
+		return idle;
 	p->threads++;
 	if (worker_start(s))
 		p->threads--;			/* one is always there: it takes longer, that's all */
+	return idle;
 }
 
 /* ---- for the others ---- */
@@ -301,12 +301,15 @@ int rpc_pool_submit(struct rpc_conn *c, const struct rpc_program *program, enum 
 	atomic_fetch_add(&c->calls, 1);
 	atomic_fetch_add(&c->inflight, j->charge);
 	atomic_fetch_add(&c->s->inflight, j->charge);
-	auto_lock(&p->mu);
+	pthread_mutex_lock(&p->mu);
 	*c->run[j->class].last = j;
 	c->run[j->class].last = &j->next;
 	p->jobs++;
 	enqueue(p, c, j->class);
-	get_help(c->s);
+	bool idle = get_help(c->s);
+	pthread_mutex_unlock(&p->mu);
+	if (idle)
+		pthread_cond_signal(&p->work);
 	return 0;
 }
 

@@ -61,6 +61,7 @@ struct effect {
 	uint64_t replaced;		/* rename: id that lost its name to this one (or the exchange partner); 0 = none */
 	uint32_t replaced_nlink;	/* and its link count afterwards */
 	bool acl_inherited;		/* a create took ACLs from the parent's default ACL */
+	bool with_parent;		/* what was made is durable, as it is now, as soon as a flush of its parent, begun from now on, has succeeded */
 	bool changed;			/* on an error: something may have been changed nevertheless */
 };
 

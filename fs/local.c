@@ -119,6 +119,7 @@ static void local_free(struct local *l)
 		obj_put(l->limbo);
 	obj_cache_free(l);
 	snap_cache_free(l);
+	joints_free(l);
 	self_free(&l->self);
 	if (l->hidden_fd >= 0)
 		close(l->hidden_fd);
@@ -234,6 +235,8 @@ int local_new(const struct local_config *cfg, struct layer **out)
 	pthread_mutex_init(&l->adopt_lock, NULL);
 	pthread_mutex_init(&l->creating_lock, NULL);
 	pthread_cond_init(&l->creating_done, NULL);
+	joints_init(l);
+	l->one_journal = local_one_journal(cfg->root_fd);
 	int err = obj_cache_init(l);
 	if (!err)
 		err = snap_cache_new(l);

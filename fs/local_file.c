@@ -8,6 +8,7 @@
 #include "fs/local_int.h"
 
 #include <linux/falloc.h>
+#include <semaphore.h>
 
 /* ---- open, release ---- */
 
@@ -235,6 +236,92 @@ ssize_t local_write(struct layer *layer, struct call *c, struct file *f, const s
 
 /* ---- durability ---- */
 
+static int flush_object(struct local *l, struct obj *o, bool datasync)
+{
+	auto_fd int fd = local_reopen(l, o->fd, O_RDONLY | O_NONBLOCK);
+	if (fd < 0)
+		return fd;
+	return TRY(datasync ? fdatasync(fd) : fsync(fd));
+}
+
+void joints_init(struct local *l)
+{
+	for (unsigned i = 0; i < JOINTS; i++)
+		pthread_mutex_init(&l->joint[i].mu, NULL);
+}
+
+void joints_free(struct local *l)
+{
+	for (unsigned i = 0; i < JOINTS; i++)
+		pthread_mutex_destroy(&l->joint[i].mu);
+}
+
+/* One who waits for the next flush, or to be the one who makes it. */
+struct flush_waiter {
+	sem_t woken;			/* posted outside the lock: who wakes needs no lock then */
+	bool leads;
+	int err;
+	struct flush_waiter *next;
+};
+
+/* Makes a flush of O for WAITERS, who came before it begins, and for the caller. */
+static int flush_for_all(struct local *l, struct obj *o, struct flush_waiter *waiters)
+{
+	int err = flush_object(l, o, false);
+	for (struct flush_waiter *w = waiters, *next; w; w = next) {
+		next = w->next;		/* W is gone as soon as it knows */
+		w->err = err;
+		sem_post(&w->woken);
+	}
+	return err;
+}
+
+/* The flush in J has ended, or there was none: the first who waits makes the next. J is locked. */
+static void flush_next(struct joint *j)
+{
+	struct flush_waiter *w = j->waiters;
+	j->running = w != NULL;
+	if (!w)
+		return;
+	j->waiters = w->next;
+	w->leads = true;
+	sem_post(&w->woken);
+}
+
+/* Directory O. Only a flush that begins from now on counts: one that runs may have begun before the caller's change. */
+static int flush_joined(struct local *l, struct obj *o)
+{
+	struct joint *j = &l->joint[(o->id * 0x9e3779b97f4a7c15u) >> 58];
+	struct flush_waiter w = { .leads = false }, *others;
+	pthread_mutex_lock(&j->mu);
+	if (j->running && j->id != o->id) {
+		pthread_mutex_unlock(&j->mu);
+		return flush_object(l, o, false);
+	}
+	if (j->running) {
+		sem_init(&w.woken, 0, 0);
+		w.next = j->waiters;
+		j->waiters = &w;
+		pthread_mutex_unlock(&j->mu);
+		while (sem_wait(&w.woken) < 0)
+			;
+		sem_destroy(&w.woken);
+		if (!w.leads)
+			return w.err;
+		pthread_mutex_lock(&j->mu);
+	}
+	j->running = true;
+	j->id = o->id;
+	others = j->waiters;
+	j->waiters = NULL;
+	pthread_mutex_unlock(&j->mu);
+	int err = flush_for_all(l, o, others);
+	pthread_mutex_lock(&j->mu);
+	flush_next(j);
+	pthread_mutex_unlock(&j->mu);
+	return err;
+}
+
 int local_fsync(struct layer *layer, struct call *c, uint64_t id, struct file *f, bool datasync)
 {
 	struct local *l = to_local(layer);
@@ -247,10 +334,7 @@ int local_fsync(struct layer *layer, struct call *c, uint64_t id, struct file *f
 		return err;
 	if (o->type != S_IFREG && o->type != S_IFDIR)	/* nothing that could be opened */
 		return local_syncfs(layer);
-	auto_fd int fd = local_reopen(l, o->fd, O_RDONLY | O_NONBLOCK);
-	if (fd < 0)
-		return fd;
-	return TRY(datasync ? fdatasync(fd) : fsync(fd));
+	return o->type == S_IFDIR ? flush_joined(l, o) : flush_object(l, o, datasync);
 }
 
 /* ---- ranges ---- */

@@ -37,6 +37,7 @@ enum {
 	OBJ_CACHE_DEFAULT = 2048,	/* idle descriptors kept */
 	CREATING_STRIPES = 256,
 	DIR_VERSIONS = 1024,
+	JOINTS = 64,
 	DIR_CACHE_DEFAULT = 64 << 20,	/* bytes of snapshots kept */
 	LIMBO_NAME_MAX = 17,		/* an id in hex, and NUL */
 	LINGER_MAX = 1024,		/* removed objects kept for who may still ask; beyond, the oldest goes */
@@ -84,6 +85,15 @@ struct creating {
 	_Atomic uint64_t rounds;
 };
 
+/* Flushes of directories, joined: who comes while one runs waits for the next, and one of them makes it for all. */
+struct flush_waiter;
+struct joint {
+	pthread_mutex_t mu;		/* guards all below; a leaf */
+	bool running;			/* a flush, or somebody was asked to make one */
+	uint64_t id;			/* of which directory */
+	struct flush_waiter *waiters;	/* came since it began */
+};
+
 struct snap_cache;
 
 /* Who the daemon is: what its threads become again. */
@@ -115,6 +125,8 @@ struct local {
 	/* By stripe of the directory's id: counts changes of entries (see local_dir.c). */
 	_Atomic uint64_t dir_version[DIR_VERSIONS];
 	struct snap_cache *snaps;
+	struct joint joint[JOINTS];	/* by hash of the directory's id */
+	bool one_journal;		/* see local_one_journal() */
 	_Atomic uint64_t linger[LINGER_MAX];	/* ids that were made to linger last; 0 = none */
 	_Atomic uint64_t linger_next;
 	_Atomic unsigned lingering;
@@ -306,6 +318,9 @@ ssize_t local_copy_range(struct layer *layer, struct call *c, struct file *in, u
 			 size_t len);
 int64_t local_lseek(struct layer *layer, struct call *c, struct file *f, uint64_t off, int whence);
 
+void joints_init(struct local *l);
+void joints_free(struct local *l);
+
 /* ---- xattrs ---- */
 
 ssize_t local_getxattr(struct layer *layer, struct call *c, uint64_t id, const char *name, void *value, size_t size);
@@ -325,6 +340,12 @@ int local_releasedir(struct layer *layer, struct call *c, struct dir *d);
 
 /* Calls FN for every name in the directory behind FD (O_PATH is fine) but "." and ".."; stops at FN's first nonzero. TYPE: DT_*. */
 int local_scan(struct local *l, int fd, int (*fn)(void *arg, const char *name, uint64_t ino, unsigned char type), void *arg);
+
+/* ---- limits ---- */
+
+/* Has the file system behind FD one journal for all that isn't contents, so that the flush of a directory makes durable whatever was made in it before? ext4 with a
+ * journal and xfs have; of others nothing is known. */
+bool local_one_journal(int fd);
 
 /* ---- limbo ---- */
 

@@ -8,6 +8,7 @@
 #include "fs/local_int.h"
 
 #include <linux/magic.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #ifndef XFS_SUPER_MAGIC
@@ -52,6 +53,36 @@ static struct volume_limits limits_tmpfs(void)
 		.time_gran_ns = 1,
 		.xattr_value_max = LAYER_XATTR_MAX, .symlink_max = LAYER_SYMLINK_MAX, .size_max = INT64_MAX,
 	};
+}
+
+/* Has the ext4 of device DEV a journal? "ext4" without one can't say who commits what. */
+static bool ext4_has_journal(dev_t dev)
+{
+	char path[128], link[256], task[16];
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(dev), minor(dev));
+	ssize_t n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return false;
+	link[n] = '\0';
+	const char *name = strrchr(link, '/');
+	if (!name || (size_t)snprintf(path, sizeof(path), "/sys/fs/ext4%s/journal_task", name) >= sizeof(path))
+		return false;
+	auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, task, sizeof(task));
+	return n > 0 && task[0] >= '1' && task[0] <= '9';
+}
+
+bool local_one_journal(int fd)
+{
+	struct statfs sf;
+	struct stat st;
+	if (fstatfs(fd, &sf) < 0 || fstat(fd, &st) < 0)
+		return false;
+	switch ((unsigned long)sf.f_type) {
+	case EXT4_SUPER_MAGIC: return ext4_has_journal(st.st_dev);
+	case XFS_SUPER_MAGIC: return true;
+	default: return false;
+	}
 }
 
 /* What time T becomes on a nameless file below FD; false when that can't be tried. */

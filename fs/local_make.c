@@ -361,6 +361,7 @@ static int finish(struct making *m, struct obj *o, int open_flags, struct attr *
 	if (c->effect) {
 		c->effect->attr = attr;
 		c->effect->acl_inherited = m->acl;
+		c->effect->with_parent = m->l->one_journal && m->name && !m->existed;
 		c->effect->changed |= err != 0;
 	}
 	if (out)

@@ -180,6 +180,7 @@ int settle_attr(struct applying *p, uint64_t id)
 		log_warn("apply: %016llx: %s: mode %o, %u links, %llu bytes where the primary has %o, %u, %llu", (unsigned long long)id,
 			 op_name(p->op->type), got->mode, got->nlink, (unsigned long long)got->size, want->mode, want->nlink,
 			 (unsigned long long)want->size);
+	p->settled = set;
 	if (set) {
 		const struct setattr s = { .valid = set, .mode = want->mode & 07777, .uid = want->uid, .gid = want->gid,
 					   .mtime = want->mtime, .ctime = want->ctime };
@@ -207,6 +208,8 @@ static int dispatch(struct applying *p, uint64_t seq)
 {
 	const struct apply_config *cfg = &p->a->cfg;
 
+	if (p->op->type != OP_FSYNC)
+		files_changing(p->a, p->op);
 	switch (p->op->type) {
 	case OP_NOP: case OP_ATTACH: return 0;
 	case OP_EPOCH: return apply_epoch(p, seq);
@@ -274,6 +277,7 @@ int apply_op(struct apply *a, const struct op *op, uint64_t seq)
 	if (a->cfg.clock_seen && (op->stamp.tv_sec || op->stamp.tv_nsec))
 		a->cfg.clock_seen(a->cfg.arg, op->stamp);
 	if (a->handler[op->type].fn) {
+		memset(a->made, 0, sizeof a->made);	/* it may change anything */
 		err = a->handler[op->type].fn(a->handler[op->type].arg, a, op, seq);
 	} else if (apply_tolerant(a) && a->guard && a->guard(a->guard_arg, op)) {
 		apply_skip(a, op, seq);

@@ -392,9 +392,27 @@ static void job_add(struct apply *a, const struct job *j)
 	pthread_cond_signal(&a->jobs_cond);
 }
 
+void files_made(struct apply *a, const struct op *op)
+{
+	a->made[op->id % MADE_MAX].id = op->id;
+	a->made[op->id % MADE_MAX].parent = op->parent;
+}
+
+void files_changing(struct apply *a, const struct op *op)
+{
+	const uint64_t ids[] = { op->id, op->id2 };
+
+	for (unsigned i = 0; i < ARRAY_LEN(ids); i++)
+		if (ids[i] && a->made[ids[i] % MADE_MAX].id == ids[i])
+			a->made[ids[i] % MADE_MAX].id = 0;
+}
+
 void barrier_start(struct apply *a, const struct op *op, uint64_t seq)
 {
-	job_add(a, &(struct job){ .kind = JOB_BARRIER, .datasync = op->flags & OP_FSYNC_DATA, .seq = seq, .id = { op->id, op->id2, op->parent } });
+	bool with_parent = op->id && op->parent && a->made[op->id % MADE_MAX].id == op->id && a->made[op->id % MADE_MAX].parent == op->parent;
+
+	job_add(a, &(struct job){ .kind = JOB_BARRIER, .datasync = op->flags & OP_FSYNC_DATA, .seq = seq,
+				  .id = { with_parent ? 0 : op->id, op->id2, op->parent } });
 }
 
 void barriers_drain(struct apply *a)

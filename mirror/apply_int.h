@@ -24,6 +24,7 @@ enum {
 	JOBS_MAX = 1024,		/* barriers waiting for a worker; more: applying waits */
 	WORKERS_DEFAULT = 8,
 	WORKERS_MAX = 64,
+	MADE_MAX = 64,
 	WRITEBACK_BYTES = 4 << 20,	/* after so many written bytes of one file, writeback is started */
 };
 
@@ -47,6 +48,7 @@ struct apply {
 	_Atomic bool tolerant;
 	uint64_t skipped;		/* objects reported dirty */
 	uint64_t told[TOLD_MAX];	/* ids that are reported and not stated since, by id modulo; the applying thread's */
+	struct { uint64_t id, parent; } made[MADE_MAX];	/* made lately, by id modulo, unchanged since, durable with their parents; the applying thread's */
 	struct { apply_fn fn; void *arg; } handler[OP_TYPE_LAST + 1];
 	struct { uint16_t kind; attach_fn fn; void *arg; } attach[ATTACH_HANDLERS_MAX];
 	unsigned nattach;
@@ -78,6 +80,7 @@ struct applying {
 	struct objguard g;
 	struct effect eff;
 	struct call call;
+	bool settled;			/* settle_attr() had something to do */
 };
 
 /* The call for the layer below; UID and GID are the op's. */
@@ -112,6 +115,10 @@ void afile_put(struct apply *a, struct afile *f);
 void afile_dirty(struct apply *a, struct afile *f, uint64_t len);
 /* ID is gone: its file is closed without being flushed. */
 void afile_forget(struct apply *a, uint64_t id);
+/* The op made its object, which is durable when its parent is (effect.with_parent). */
+void files_made(struct apply *a, const struct op *op);
+/* Any op but the barriers: what it changes was perhaps just made. */
+void files_changing(struct apply *a, const struct op *op);
 /* Hands a barrier to the workers; waits when too many wait. */
 void barrier_start(struct apply *a, const struct op *op, uint64_t seq);
 void barriers_drain(struct apply *a);

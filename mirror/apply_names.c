@@ -71,6 +71,8 @@ int apply_create(struct applying *p)
 		err = settle_attr(p, op->id);
 	if (op->parent == HANDLE_LIMBO)
 		return err;
+	if (!err && p->eff.with_parent && !op->xattrs_len && !p->settled)
+		files_made(p->a, op);
 	tell(p, CHANGE_ENTRY, op->parent, op->name, 0, 0, 0);
 	tell(p, CHANGE_ATTR, op->parent, NULL, 0, 0, 0);
 	return err;

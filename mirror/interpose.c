@@ -374,13 +374,13 @@ static int flush_id(struct interpose *ip, struct call *c, uint64_t id)
 	return err == -ESTALE || err == -ENOENT ? 0 : err;
 }
 
-static int flush_here(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX])
+static int flush_here(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], bool with_parent)
 {
 	struct layer *b = ip->cfg.below;
 	uint64_t id = file ? file_id(file) : 0;
 	int err = file ? b->ops->fsync(b, c, id, file, datasync) : 0;
 
-	for (unsigned i = 0; !err && i < FLUSH_MAX; i++)
+	for (unsigned i = with_parent; !err && i < FLUSH_MAX; i++)
 		if (ids[i] && (!file || ids[i] != file_id(file)))
 			err = flush_id(ip, c, id = ids[i]);
 	if (err && ip->cfg.flush_failed)
@@ -388,11 +388,12 @@ static int flush_here(struct interpose *ip, struct call *c, struct file *file, b
 	return err;
 }
 
-int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], uint64_t barrier)
+int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], bool with_parent,
+		      uint64_t barrier)
 {
 	struct call lower = *c;
 	lower.attach_len = 0;
-	int err = flush_here(ip, &lower, file, datasync, ids);
+	int err = flush_here(ip, &lower, file, datasync, ids, with_parent);
 
 	if (err) {
 		if (barrier)
@@ -422,13 +423,13 @@ static int settle(struct txn *tx, bool stable, bool namespace)
 	int err;
 
 	if (stable)
-		return flush_and_confirm(ip, tx->c, tx->file, false, tx->flush, tx->barrier);
+		return flush_and_confirm(ip, tx->c, tx->file, false, tx->flush, tx->eff.with_parent, tx->barrier);
 	if (!wait)
 		return 0;
 	err = confirm(ip, tx->c->seq, CONFIRM_RECEIVED);
 	if (err || !namespace || d != DURABILITY_SYNC || queue_ackset(ip->cfg.queue))
 		return err;
-	return flush_and_confirm(ip, tx->c, tx->file, false, tx->flush, 0);
+	return flush_and_confirm(ip, tx->c, tx->file, false, tx->flush, tx->eff.with_parent, 0);
 }
 
 int txn_end(struct txn *tx, int r, bool namespace)

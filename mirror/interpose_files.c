@@ -419,7 +419,7 @@ int ip_fsync(struct layer *l, struct call *c, uint64_t id, struct file *f, bool 
 	pthread_rwlock_unlock(&ip->gate);
 	c->seq = barrier;
 	if (!err)
-		err = flush_and_confirm(ip, c, f, datasync, ids, barrier);
+		err = flush_and_confirm(ip, c, f, datasync, ids, false, barrier);
 	settling_ends(ip);
 	return err;
 }

@@ -60,7 +60,7 @@ struct txn {
 	int err;				/* of the stream: what the caller has to get though the change was made */
 	uint64_t barrier;			/* seq of an OP_FSYNC, 0 = none */
 	struct file *file;			/* what has to be durable: this file, */
-	uint64_t flush[FLUSH_MAX];		/* and/or these objects */
+	uint64_t flush[FLUSH_MAX];		/* and/or these objects, flush[2] a directory */
 };
 
 static inline struct interpose *ip_of(struct layer *l) { return (struct interpose *)(void *)l; }
@@ -97,8 +97,10 @@ void tell_data(struct txn *tx, uint64_t id, uint64_t off, uint64_t len);
 
 /* Opens the epoch when one is wanted. */
 int epoch_ready(struct interpose *ip);
-/* Flushes FILE and IDS here while the peers do, and waits for them. BARRIER: an OP_FSYNC of these objects, 0 = none. */
-int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], uint64_t barrier);
+/* Flushes FILE and IDS here while the peers do, and waits for them. WITH_PARENT: ids[0] was just made in ids[2], whose flush is enough here
+ * (effect.with_parent). BARRIER: an OP_FSYNC of these objects, 0 = none. */
+int flush_and_confirm(struct interpose *ip, struct call *c, struct file *file, bool datasync, const uint64_t ids[FLUSH_MAX], bool with_parent,
+		      uint64_t barrier);
 /* Appends an OP_FSYNC when there is somebody to answer it. *SEQ 0 = none. */
 int barrier_append(struct interpose *ip, const uint64_t ids[FLUSH_MAX], bool datasync, uint64_t *seq);
 

@@ -15,7 +15,7 @@
  *   local_limits.c  what file systems can represent
  *
  * Locks, in this order: object locks (fs/objlock.h), local.adopt_lock, local.forgetting, then, never two at once: shard locks, local.creating_lock,
- * the snapshot cache's lock. None of the latter three is held across a system call that can block on the disk.
+ * the snapshot cache's lock, joint locks. None of the latter four is held across a system call that can block on the disk.
  */
 #ifndef FS_LOCAL_INT_H
 #define FS_LOCAL_INT_H

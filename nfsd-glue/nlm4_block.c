@@ -311,11 +311,10 @@ bool block_waits(struct nlm4_request *q)
 enum nlm4_stat block_lock(struct nlm4_request *q)
 {
 	struct nlm4 *n = q->n;
-	bool has = lock_covers(n->cfg.locks, q->id, q->o, &q->r);	/* then it won't wait, whatever comes late */
 	struct block *b;
 
 	pthread_mutex_lock(&n->mu);
-	bool free_line = has || line_is_free(q);
+	bool free_line = line_is_free(q);
 	pthread_mutex_unlock(&n->mu);
 	if (!free_line)
 		return NLM4_BLOCKED;	/* it isn't queued: it will ask again */

@@ -28,6 +28,7 @@ struct lockstate {
 	pthread_mutex_t mu;		/* guards all below; a leaf but for the queue */
 	uint64_t next_key;
 	uint32_t nhosts, nowners;
+	size_t owners_bytes;
 	struct lock_host *host[HOST_BUCKETS];		/* owned, */
 	struct lock_ident *owner[OWNER_BUCKETS];	/* counted */
 	_Atomic uint64_t applied, malformed;
@@ -44,6 +45,8 @@ static struct lock_ident **owner_bucket(struct lockstate *s, const struct lock_h
 
 static void host_unref(struct lock_host *h) { h->refs--; }
 
+static uint32_t ident_size(size_t oh_len) { return (uint32_t)(sizeof(struct lock_ident) + oh_len); }
+
 /* lock_who.put */
 static void ident_put(struct lock_who *w)
 {
@@ -57,6 +60,8 @@ static void ident_put(struct lock_who *w)
 		;
 	*p = i->next;
 	i->host->owners--;
+	i->host->owners_bytes -= ident_size(i->oh_len);
+	s->owners_bytes -= ident_size(i->oh_len);
 	host_unref(i->host);
 	s->nowners--;
 	free(i);
@@ -75,13 +80,19 @@ static struct lock_ident *ident_make(struct lockstate *s, struct lock_host *h, u
 {
 	struct lock_ident **b = owner_bucket(s, h, svid, oh, len), *i;
 
-	if (h->owners >= LOCK_HOST_OWNERS_MAX || !(i = malloc(sizeof *i + len)))
+	uint32_t size = ident_size(len);
+
+	if (h->owners >= LOCK_HOST_OWNERS_MAX || h->owners_bytes + size > LOCK_HOST_OWNERS_BYTES || s->owners_bytes + size > LOCK_OWNERS_BYTES)
+		return NULL;
+	if (!(i = malloc(size)))
 		return NULL;
 	*i = (struct lock_ident){ .who.put = ident_put, .of = s, .key = ++s->next_key, .host = h, .svid = svid, .oh_len = (uint32_t)len, .next = *b };
 	if (len)
 		memcpy(i->oh, oh, len);
 	*b = i;
 	h->owners++;
+	h->owners_bytes += size;
+	s->owners_bytes += size;
 	h->refs++;
 	s->nowners++;
 	return i;

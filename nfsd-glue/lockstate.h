@@ -31,7 +31,9 @@
 enum {
 	LOCK_HOSTS_MAX = 4096,		/* when full, one without owners makes room; */
 	LOCK_HOSTS_EACH = 64,		/* so it does for the names of one address */
-	LOCK_HOST_OWNERS_MAX = 1 << 16,	/* owners of one host */
+	LOCK_HOST_OWNERS_MAX = 1 << 16,	/* owners of one host, */
+	LOCK_HOST_OWNERS_BYTES = 16 << 20,	/* their memory, */
+	LOCK_OWNERS_BYTES = 128 << 20,	/* and that of all owners */
 };
 
 struct lockstate;
@@ -41,7 +43,7 @@ struct lock_host {
 	/* guarded by lockstate's mu */
 	unsigned char local[16];	/* our address that it called first; 0 = not known */
 	int32_t state;			/* NSM's number of its present life; 0 = not known */
-	uint32_t owners;
+	uint32_t owners, owners_bytes;
 	uint32_t refs;			/* owners, and callers of lockstate_host */
 	struct lock_host *next;
 	uint32_t blocks;		/* NLM's own: requests that wait */

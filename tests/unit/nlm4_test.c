@@ -478,6 +478,25 @@ START_TEST(ten_thousand_locks)
 }
 END_TEST
 
+/* Owners' names may be long: what they take is bounded, and who has gives back. */
+START_TEST(owners_memory_is_bounded)
+{
+	enum { NAME_LEN = 1024, MOST = LOCK_HOST_OWNERS_BYTES / NAME_LEN };
+	char oh[NAME_LEN + 1];
+	uint32_t st = NLM4_GRANTED, n = 0;
+
+	memset(oh, 'o', NAME_LEN);
+	oh[NAME_LEN] = 0;
+	for (; st == NLM4_GRANTED && n <= MOST; n++)
+		st = LOCK(.svid = n, .oh = oh, .off = 2 * n, .len = 1);
+	ck_assert_uint_eq(st, NLM4_DENIED_NOLOCKS);
+	ck_assert_uint_gt(n, MOST / 2);
+	ck_assert_uint_eq(LOCK(.name = "other", .off = 1, .len = 1), NLM4_GRANTED);
+	ck_assert_uint_eq(UNLOCK(.oh = oh, .len = 1), NLM4_GRANTED);
+	ck_assert_uint_eq(LOCK(.svid = n, .oh = oh, .len = 1), NLM4_GRANTED);
+}
+END_TEST
+
 /* ---- retransmissions ---- */
 
 START_TEST(a_late_unlock_does_not_free_a_later_lock)
@@ -718,6 +737,7 @@ int main(void)
 	tcase_add_test(t, a_deadlock_is_said);
 	tcase_add_test(t, waiting_is_bounded);
 	tcase_add_test(t, ten_thousand_locks);
+	tcase_add_test(t, owners_memory_is_bounded);
 	tcase_add_test(t, a_late_unlock_does_not_free_a_later_lock);
 	tcase_add_test(t, messages_are_answered_by_messages);
 	tcase_add_test(t, shares_deny_each_other);

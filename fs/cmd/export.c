@@ -84,6 +84,14 @@ static int write_file(const struct foreign *f, const struct foreign_file *file)
 	return EXIT_OK;
 }
 
+/* Who may write on the volume could have put a symlink there, to have the server's state elsewhere. */
+static bool is_roots_directory(const char *path)
+{
+	struct stat st;
+
+	return !lstat(path, &st) && S_ISDIR(st.st_mode) && !st.st_uid && !(st.st_mode & (S_IWGRP | S_IWOTH));
+}
+
 /* The directories on the volume; on a standby they are there when they are on the primary. */
 static int make_dirs(const struct foreign *f, bool primary)
 {
@@ -95,6 +103,8 @@ static int make_dirs(const struct foreign *f, bool primary)
 			return cmd_fail("export: %s is missing on the volume: run this on the primary first", path);
 		if (primary && mkdir(path, 0700) && errno != EEXIST)
 			return cmd_fail("export: %s: %s", path, strerror(errno));
+		if (!is_roots_directory(path))
+			return cmd_fail("export: %s is not a directory of root's: somebody else made it: look at it, and remove it", path);
 	}
 	return EXIT_OK;
 }

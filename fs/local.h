@@ -46,6 +46,9 @@ uint64_t local_name_pos(const unsigned char key[16], const char *name);
 int local_to_limbo(struct layer *local, struct call *c, uint64_t parent, const char *name);
 /* Gives object ID the name NAME in PARENT: out of limbo, or by a hard link (files), or moved from where it is (directories). */
 int local_place(struct layer *local, struct call *c, uint64_t id, uint64_t parent, const char *name);
+/* Is file ID, which lies in limbo, an O_TMPFILE one (it has no links, for callers), or does it only lack a place yet? A file that is created there is taken for the
+ * former. */
+int local_set_tmpfile(struct layer *local, uint64_t id, bool tmpfile);
 /* Removes whatever ID in limbo is, a directory with all that is in it (which lose their index entries too). */
 int local_limbo_purge(struct layer *local, uint64_t id);
 int local_limbo_each(struct layer *local, int (*fn)(void *arg, uint64_t id), void *arg);

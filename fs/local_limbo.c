@@ -103,6 +103,18 @@ int local_place(struct layer *local, struct call *c, uint64_t id, uint64_t paren
 	return err ? err : place_locked(l, c, o, p, name);
 }
 
+int local_set_tmpfile(struct layer *local, uint64_t id, bool tmpfile)
+{
+	struct local *l = to_local(local);
+	auto_obj struct obj *o = NULL;
+	int err = obj_get(l, id, &o);
+	if (!err)
+		err = index_set_flags(l->cfg.handles, id, tmpfile ? HENTRY_TMPFILE : 0, tmpfile ? 0 : HENTRY_TMPFILE);
+	if (!err)
+		o->tmp = tmpfile;
+	return err;
+}
+
 /* ---- removing and unmarking whole trees ---- */
 
 struct tree {

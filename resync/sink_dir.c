@@ -219,7 +219,7 @@ int sink_make_in_limbo(struct resync_sink *s, uint64_t id, const struct attr *a,
 	s->evicted = true;
 	int err = make(s, id, HANDLE_LIMBO, name, a, target);
 	if (!err && S_ISREG(a->mode))	/* the local layer takes a file that is made there for an O_TMPFILE one */
-		err = index_set_flags(s->cfg.handles, id, 0, HENTRY_TMPFILE);
+		err = local_set_tmpfile(s->cfg.bottom, id, false);
 	return err;
 }
 
@@ -442,7 +442,7 @@ static int place_tmpfile(struct resync_sink *s, const struct op *op)
 		err = sink_make_in_limbo(s, op->id, &op->attr, NULL);
 	if (!err && s->round)
 		idset_add(&s->tmp_live, op->id);
-	return err ? err : index_set_flags(s->cfg.handles, op->id, HENTRY_TMPFILE, 0);
+	return err ? err : local_set_tmpfile(s->cfg.bottom, op->id, true);
 }
 
 int sink_place(struct resync_sink *s, const struct op *op)

@@ -1037,6 +1037,38 @@ START_TEST(live_nameless_files_are_kept_and_dead_ones_go)
 }
 END_TEST
 
+/* Op by op, as they may come while a comparison is on: no thread sends them. */
+static void apply_now(struct op op)
+{
+	static uint64_t seq = UINT64_C(1) << 40;
+
+	op.stamp = (struct timespec){ 1000, 0 };
+	op.attr.mtime = op.attr.ctime = op.stamp;
+	ck_assert_msg(!apply_op(apply, &op, ++seq), "%s", op_name(op.type));
+}
+
+/* Its name comes by an ordinary op: it keeps the one in limbo until the end. */
+START_TEST(a_file_that_was_made_in_limbo_is_like_others_afterwards)
+{
+	static const unsigned char digest[RESYNC_SUM_LEN];
+	const uint64_t id = ((uint64_t)2 << ID_NODE_SHIFT) + 6001;
+	const struct attr a = { .id = id, .mode = S_IFREG | 0644, .nlink = 1 };
+	struct attr longer = a;
+
+	longer.size = 4;
+	apply_now((struct op){ .type = OP_R_BEGIN });
+	apply_now((struct op){ .type = OP_R_ATTR, .id = id, .attr = a, .blob = digest, .blob_len = sizeof digest });
+	apply_now((struct op){ .type = OP_LINK, .id = id, .parent = HANDLE_ROOT, .name = "late", .attr = a });
+	atomic_store(&beside_came, BESIDE_PARTS);
+	apply_now((struct op){ .type = OP_R_END, .flags = R_END_PROBE });
+	apply_now((struct op){ .type = OP_R_END, .flags = R_END_FINAL });
+	ck_assert(!apply_tolerant(apply));
+	apply_now((struct op){ .type = OP_WRITE, .id = id, .attr = longer, .data = "late", .data_len = 4 });
+	apply_now((struct op){ .type = OP_UNLINK, .id = id, .parent = HANDLE_ROOT, .name = "late" });
+	level();
+}
+END_TEST
+
 /* ---- while the volume is written to ---- */
 
 static atomic_bool stop_writing;
@@ -1286,6 +1318,7 @@ int main(void)
 	tcase_add_test(t, a_cycle_of_directories_is_broken);
 	tcase_add_test(t, unmarked_strangers_leave_the_standby);
 	tcase_add_test(t, live_nameless_files_are_kept_and_dead_ones_go);
+	tcase_add_test(t, a_file_that_was_made_in_limbo_is_like_others_afterwards);
 	tcase_add_test(t, a_round_is_exact_while_four_threads_write);
 	tcase_add_test(t, what_is_said_beside_the_tree_comes_before_level);
 	tcase_add_test(t, single_objects_are_stated_again_on_a_level_standby);

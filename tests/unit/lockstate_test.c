@@ -317,6 +317,34 @@ START_TEST(a_grant_waits_for_the_peers)
 }
 END_TEST
 
+/* ---- bounds ---- */
+
+START_TEST(hosts_without_locks_make_room)
+{
+	struct lock_range r = { .kind = LOCK_POSIX_RANGE, .mode = LOCK_EXCLUSIVE };
+	struct state s = { 0 };
+	struct lockstate_stats st;
+
+	ck_assert_int_eq(lock_table_new(&s.locks), 0);
+	ck_assert_int_eq(lockstate_new(&(struct lockstate_config){ .locks = s.locks, .node = 1 }, &s.s), 0);
+	for (unsigned i = 0; i < LOCK_HOSTS_MAX + 50; i++) {
+		struct lock_host *h;
+		struct lock_owner o = client_at(&s, i, 1, &h);
+		r.start = r.end = i;
+		ck_assert_int_eq(lock_set(s.locks, 100, o, &r), 0);
+		if (i % 2)
+			ck_assert_int_eq(lock_clear(s.locks, 100, o, &r), 0);
+		client_end(&s, &o, h);
+	}
+	lockstate_stats(s.s, &st);
+	ck_assert_uint_eq(st.hosts, LOCK_HOSTS_MAX);
+	ck_assert_uint_eq(st.locks, LOCK_HOSTS_MAX / 2 + 25);
+	ck_assert_uint_eq(st.owners, st.locks);
+	lockstate_free(s.s);
+	lock_table_free(s.locks);
+}
+END_TEST
+
 /* ---- bytes ---- */
 
 static void encodes(const struct lockrec *r, const char *golden)
@@ -380,6 +408,8 @@ int main(void)
 
 	tcase_add_test(pure, golden_records);
 	tcase_add_test(pure, records_that_lie);
+	tcase_add_test(pure, hosts_without_locks_make_room);
+	tcase_set_timeout(pure, 120);
 	suite_add_tcase(s, pure);
 	if (geteuid()) {
 		fprintf(stderr, "# SKIPPED: the pair: needs root\n");

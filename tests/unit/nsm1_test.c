@@ -182,23 +182,6 @@ START_TEST(the_list_is_durable)
 }
 END_TEST
 
-START_TEST(hosts_without_locks_make_room)
-{
-	struct lockd_stats s;
-
-	for (unsigned i = 0; i < LOCK_HOSTS_MAX + 50; i++) {
-		char from[16];
-		snprintf(from, sizeof from, "10.0.%u.%u", i / 200, i % 200 + 1);
-		ck_assert_uint_eq(LOCK(.svid = 1, .from = from, .off = i, .len = 1), NLM4_GRANTED);
-		if (i % 2)
-			ck_assert_uint_eq(UNLOCK(.svid = 1, .from = from), NLM4_GRANTED);
-	}
-	s = stats();
-	ck_assert_uint_eq(s.state.hosts, LOCK_HOSTS_MAX);
-	ck_assert_uint_eq(s.state.locks, LOCK_HOSTS_MAX / 2 + 25);
-}
-END_TEST
-
 START_TEST(one_address_has_few_names)
 {
 	char name[16];
@@ -230,7 +213,6 @@ int main(void)
 	tcase_add_test(t, the_other_procedures);
 	tcase_add_test(t, hosts_are_told_of_lost_locks);
 	tcase_add_test(t, the_list_is_durable);
-	tcase_add_test(t, hosts_without_locks_make_room);
 	tcase_add_test(t, one_address_has_few_names);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);

@@ -165,11 +165,11 @@ static enum nlm4_stat lock_range(struct nlm4_request *q)
 	block_settle(q, false);
 	if (q->a.block && !grace && block_waits(q))
 		return NLM4_BLOCKED;
-	st = nlm4_stat_of(lock_set(n->cfg.locks, q->id, q->o, &q->r));
-	if (st == NLM4_DENIED && q->a.block && !grace)
-		st = block_lock(q);
-	if (st == NLM4_GRANTED)
-		block_told(q);
+	do {
+		st = nlm4_stat_of(lock_set(n->cfg.locks, q->id, q->o, &q->r));
+		if (st == NLM4_DENIED && q->a.block && !grace)
+			st = block_lock(q);
+	} while (st == NLM4_GRANTED && (!block_told(q) || !lock_covers(n->cfg.locks, q->id, q->o, &q->r)));	/* a grant that was refused may have been undone in between */
 	return st;
 }
 

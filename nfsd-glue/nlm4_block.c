@@ -362,24 +362,39 @@ static void cancel_waiting(struct nlm4 *n, struct block *b)
 	unref(b);
 }
 
-void block_told(struct nlm4_request *q)
+/* Its client has refused the call. What isn't being undone yet stays; for the end of what is, this waits: then the lock is gone. */
+static bool keep_undoing(struct nlm4 *n, struct block *b)
+{
+	if (!b->undo_runs) {
+		retire(b);
+		return true;
+	}
+	pthread_cond_wait(&n->undone, &n->mu);
+	return false;
+}
+
+bool block_told(struct nlm4_request *q)
 {
 	struct nlm4 *n = q->n;
 
 	auto_lock(&n->mu);
 	struct block *b = find(q);
 	if (!b)
-		return;
+		return true;
+	bool kept = true;
 	b->refs++;
 	if (b->state == BLOCK_WAITING && take_back(n, b)) {
 		unref(b);
-		return;
+		return true;
 	}
 	if (b->state == BLOCK_GRANTED)
 		retire(b);
-	else
+	else if (b->state == BLOCK_UNDOING)
+		kept = keep_undoing(n, b);
+	else if (b->state != BLOCK_GONE)
 		b->told = true;
 	unref(b);
+	return kept;
 }
 
 /* See nlm4_int.h. */

@@ -96,8 +96,9 @@ enum nlm4_stat block_lock(struct nlm4_request *q);
 /* LOCK and UNLOCK begin with it: forgets what the client needn't be told any more: it has asked again (the very range), or unlocks (OVERLAP); and waits for
  * what is being undone. */
 void block_settle(struct nlm4_request *q, bool overlap);
-/* Q is answered GRANTED: nobody need be called for that any more, also when the grant is on its way only now. */
-void block_told(struct nlm4_request *q);
+/* Q is to be answered GRANTED: nobody need be called for that any more, also when the grant is on its way only now. False: a call was refused meanwhile, and
+ * what it was about has been given back: lock again. */
+bool block_told(struct nlm4_request *q);
 /* True when there was a request to cancel. After a promotion a grant of the former primary's whose client was not told yet can't be known any more; then what
  * the client cancels is unlocked. */
 bool block_cancel(struct nlm4_request *q);

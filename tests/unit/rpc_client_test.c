@@ -281,9 +281,11 @@ START_TEST(the_queue_is_bounded_and_all_of_it_ends)
 				     .arg = &t };
 	unsigned n = 0;
 
-	while (rpc_client_call(k, &c) == 0)
+	int r;
+
+	while (!(r = rpc_client_call(k, &c)))	/* the client's thread may make room at any moment: what counts is the call that was refused */
 		n++;
-	ck_assert_int_eq(rpc_client_call(k, &c), -EAGAIN);
+	ck_assert_int_eq(r, -EAGAIN);
 	ck_assert_uint_le(n, RPC_CLIENT_QUEUE + RPC_CLIENT_ACTIVE);
 	rpc_client_free(k);
 	ck_assert_uint_eq(atomic_load(&t.canceled), n);

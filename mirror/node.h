@@ -79,7 +79,7 @@ struct node_config {
 	struct conn_security *security;		/* borrowed */
 	const char *fence_hook, *state_hook;	/* NULL = none */
 	unsigned fence_timeout_ms;
-	void (*write_back)(void *arg);		/* what the mount's users have dirtied in memory is written; NULL = nothing. ARG: role_arg */
+	void (*write_back)(void *arg);		/* what the front ends still keep in memory becomes ops, while that is possible; NULL = nothing. ARG: role_arg */
 	uint64_t reserve_bytes, queue_bytes;
 	struct state_file *state_file;		/* borrowed */
 	struct state state;			/* as loaded */

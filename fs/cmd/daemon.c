@@ -112,7 +112,15 @@ static void clock_seen(void *arg, struct timespec t)
 static void d_barrier_done(void *arg, uint64_t seq, int err) { node_barrier_done(((struct daemon *)arg)->node, seq, err); }
 static void d_report(void *arg, const struct report *r) { node_report(((struct daemon *)arg)->node, r); }
 static void d_handover(void *arg, unsigned to, uint64_t number, uint64_t seq) { node_handover(((struct daemon *)arg)->node, to, number, seq); }
-static void d_write_back(void *arg) { fuse_front_write_back(((struct daemon *)arg)->front); }
+/* Connections made since the server last told: the next primary can't wake clients that it has never heard of. */
+static void d_write_back(void *arg)
+{
+	struct daemon *d = arg;
+
+	fuse_front_write_back(d->front);
+	if (d->nfsd)
+		clients_flush(nfsd_clients(d->nfsd));
+}
 static int d_epoch(void *arg, struct epoch e, uint64_t seq, uint64_t prev)
 {
 	struct daemon *d = arg;

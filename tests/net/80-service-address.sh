@@ -59,6 +59,7 @@ check "each daemon has a guardian" guardians beta
 
 check "clients connect through the addresses" idle_both
 check "the standby knows them" wait_for 20 knows_clients beta alpha
+check "another connects at the last moment" idle "$V4" "$TMP/late4"
 check "switchover" switchover alpha
 check "the new primary has both addresses" wait_for 10 has_both beta
 check "the old one has none" has_none alpha
@@ -66,6 +67,7 @@ check "the client's neighbour entry follows (IPv4)" wait_for 10 neighbour_is "$V
 check "the client's neighbour entry follows (IPv6)" wait_for 10 neighbour_is "$V6" beta
 check "the idle connection is reset (IPv4)" wait_for 20 says "reset by peer" "$TMP/idle4"
 check "the idle connection is reset (IPv6)" wait_for 20 says "reset by peer" "$TMP/idle6"
+check "... and the latest" wait_for 20 says "reset by peer" "$TMP/late4"
 check "the new primary answers at once (IPv4)" idle "$V4" "$TMP/idle4"
 check "the new primary answers at once (IPv6)" idle "$V6" "$TMP/idle6"
 

@@ -37,6 +37,7 @@ kill_primary() {
 	kills=$((kills + 1))
 	goes_on 200 || return 1
 	come_back $S $P || { echo "$S does not return" >>"$TMP/out" && return 1; }
+	rm -rf "$(back $S)"/.tandemfs/lost/*	# a small disk, and each return keeps some hundred versions
 }
 switch() {
 	tfs $P switchover >"$TMP/out" 2>&1 || return 1

@@ -17,6 +17,7 @@
  * At the end every client looks at everything of its own again. Standard output: one line of totals; standard error: violations. Status 1: there are some. */
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -24,7 +25,7 @@
 
 enum {
 	MAX_HOSTS = 4, MAX_CLIENTS = 64, SLOTS = 24, BLOCK = 4096, BLOCKS = 8, DIRS = 3, RANGES = 4, RANGE_BYTES = 100,
-	ROUNDS = 1 << 20, MAX_VIOLATIONS = 20, NOTES = 12, NOTE_MAX = 120, RECORD_MAX = 1 << 20,
+	ROUNDS = 1 << 20, ROUNDS_KEPT = 512, MAX_VIOLATIONS = 20, NOTES = 12, NOTE_MAX = 120, RECORD_MAX = 1 << 20,
 	CONNECT_MS = 500, SILENCE_MS = 2000, AGAIN_US = 20000
 };
 
@@ -66,6 +67,7 @@ struct client {
 	int lock_range, lock_left;	   /* held: how many operations more; range -1: none */
 	bool lock_shared, token;
 	int token_left;
+	atomic_uint round;		   /* whose name it tries to make; UINT_MAX = none */
 	char notes[NOTES][NOTE_MAX]; /* the last operations, for a violation's report */
 	unsigned noted;
 };
@@ -84,7 +86,7 @@ static atomic_int violations;
 static double started;
 
 /* What clients share, and must agree with the server about. */
-static atomic_uint round_now;
+static atomic_uint round_now, swept;	/* the names of rounds below SWEPT are removed */
 static atomic_uchar winners[ROUNDS];
 static atomic_int token_holder;		/* client + 1, 0 = nobody knows that he has it */
 static atomic_int range_state[RANGES];	/* -1 = one exclusive holder, n = shared holders */
@@ -821,10 +823,45 @@ static void op_list(struct client *c) { must_see(c, look_listing, &dirs[rng_belo
 
 /* ---- between clients ---- */
 
+/* The oldest round that a client may still be in. */
+static unsigned oldest_round(void)
+{
+	unsigned oldest = UINT_MAX;
+
+	for (int i = 0; i < opt.nclients; i++)
+		if (atomic_load(&clients[i].round) < oldest)
+			oldest = atomic_load(&clients[i].round);
+	return oldest;
+}
+
+/* Names that nobody tries to make any more go, so that a long history doesn't fill the servers' disks. */
+static void sweep_round(struct client *c, unsigned now)
+{
+	unsigned n = atomic_load(&swept);
+	char name[32];
+	struct xr r;
+
+	if (n + ROUNDS_KEPT > now || n >= oldest_round() || !atomic_compare_exchange_strong(&swept, &n, n + 1))
+		return;
+	snprintf(name, sizeof name, "n%u", n);
+	begin(c, P_REMOVE);
+	xw_dirop(&c->call, &shared, name);
+	note(c, "remove the name of round %u", n);
+	expect(c, "REMOVE of an old round's name", change(c, &r), NFS_OK);
+}
+
+/* The current round's number, which the client is in from now on: 0 is noted first, so that no sweep comes between. */
+static unsigned enter_round(struct client *c)
+{
+	atomic_store(&c->round, 0);
+	atomic_store(&c->round, atomic_load(&round_now));
+	return atomic_load(&c->round);
+}
+
 /* Every client tries to make the name of this round; one succeeds, and opens the next round. */
 static void op_round(struct client *c)
 {
-	unsigned n = atomic_load(&round_now);
+	unsigned n = enter_round(c), now = n;
 	char name[32];
 	struct xr r;
 	uint32_t s;
@@ -842,8 +879,11 @@ static void op_round(struct client *c)
 		violation(c, "name %s was made twice", name);
 	else if (s != NFS_OK)
 		expect(c, "CREATE of a contended name", s, NFSERR_EXIST);
-	if (s == NFS_OK)
-		atomic_compare_exchange_strong(&round_now, &n, n + 1);
+	atomic_store(&c->round, UINT_MAX);
+	if (s != NFS_OK)
+		return;
+	atomic_compare_exchange_strong(&round_now, &now, n + 1);
+	sweep_round(c, n);
 }
 
 static uint32_t rename_shared(struct client *c, const char *from, const char *to)
@@ -1095,7 +1135,7 @@ static void set_up(void)
 	char name[32];
 
 	for (int i = 0; i < opt.nclients; i++) {
-		clients[i] = (struct client){ .id = i, .fd = -1, .port = opt.port, .lock_range = -1, .rng = rng_seed(opt.seed, (uint64_t)i) };
+		clients[i] = (struct client){ .id = i, .fd = -1, .port = opt.port, .lock_range = -1, .rng = rng_seed(opt.seed, (uint64_t)i), .round = UINT_MAX };
 		clients[i].xid = (uint32_t)rng_next(&fresh); /* never those of another run: the server would take its calls for old ones */
 		snprintf(clients[i].machine, sizeof clients[i].machine, "history%d", i);
 		clients[i].who = (struct rpc_who){ 0, 0, clients[i].machine };

@@ -56,6 +56,9 @@ static uint64_t seen[OP_TYPE_LAST + 1], data_bytes;	/* ops that came, and bytes 
 static uint64_t final_seq;		/* of the last final OP_R_END */
 static atomic_uint levels;			/* how often one was answered with success */
 static unsigned crash_after;		/* the standby stops applying after so many ops; 0 = never */
+static struct came { uint64_t seq, id, parent; uint8_t type; } came[32];	/* what came last, by number modulo */
+static size_t ncame;
+static SRunner *runner;
 
 /* ---- the stacks ---- */
 
@@ -224,6 +227,28 @@ static void down(void)
 	run("umount %s && umount %s && rm -rf %s", A.dir, B.dir, base);
 }
 
+/* What a test leaves behind when it fails is no state for another. */
+static void stop_after_a_failure(void)
+{
+	if (!srunner_ntests_failed(runner))
+		return;
+	srunner_print(runner, CK_ENV);
+	fprintf(stderr, "# nothing is tested behind a failure. What came last:\n");
+	for (size_t i = ncame < ARRAY_LEN(came) ? 0 : ncame - ARRAY_LEN(came); i < ncame; i++) {
+		const struct came *k = &came[i % ARRAY_LEN(came)];
+		fprintf(stderr, "#   %llu: %s %llx in %llx\n", (unsigned long long)k->seq, op_name(k->type), (unsigned long long)k->id, (unsigned long long)k->parent);
+	}
+	fflush(NULL);
+	run("umount -l %s; umount -l %s; rm -rf %s", A.dir, B.dir, base);
+	_exit(1);
+}
+
+static void end(void)
+{
+	stop_after_a_failure();
+	down();
+}
+
 /* ---- the stream ---- */
 
 static pthread_t drainer;
@@ -238,6 +263,7 @@ static int apply_entry(const struct qentry *e)
 		return err;
 	if (op.type == OP_R_END && op.flags == R_END_FINAL)
 		final_seq = e->seq;
+	came[ncame++ % ARRAY_LEN(came)] = (struct came){ e->seq, op.id, op.parent, op.type };
 	err = apply_op(apply, &op, e->seq);
 	if (err)
 		fprintf(stderr, "seq %llu: %s of %llx: %s\n", (unsigned long long)e->seq, op_name(op.type), (unsigned long long)op.id, strerror(-err));
@@ -1150,34 +1176,45 @@ static void damage_standby(unsigned seed)
 	}
 }
 
+static unsigned some_seed(void)
+{
+	unsigned seed = getenv("SEED") ? (unsigned)atoi(getenv("SEED")) : (unsigned)time(NULL);
+
+	fprintf(stderr, "# seed %u\n", seed);
+	return seed;
+}
+
+static void round_among_writers(unsigned seed)
+{
+	pthread_t t[4];
+
+	atomic_store(&stop_writing, false);
+	for (uintptr_t i = 0; i < ARRAY_LEN(t); i++)
+		pthread_create(&t[i], NULL, write_randomly, (void *)(seed + i));
+	round_start();
+	int err = round_wait();
+	settle();	/* some more, strictly */
+	atomic_store(&stop_writing, true);
+	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+		pthread_join(t[i], NULL);
+	if (!err)
+		quiesce();
+	round_stop();
+	ck_assert_int_eq(err, 0);
+	check_equal();
+}
+
 START_TEST(a_round_is_exact_while_four_threads_write)
 {
-	unsigned seed = (unsigned)time(NULL);
-	pthread_t t[4];
+	unsigned seed = some_seed();
 	char p[16];
 
-	if (getenv("SEED"))
-		seed = (unsigned)atoi(getenv("SEED"));
-	fprintf(stderr, "# seed %u\n", seed);
 	for (unsigned i = 0; i < 6; i++) {
 		snprintf(p, sizeof p, "w%u", i);
 		mkd(top, p);
 	}
 	for (unsigned k = 0; k < 4; k++) {
-		atomic_store(&stop_writing, false);
-		for (uintptr_t i = 0; i < 4; i++)
-			pthread_create(&t[i], NULL, write_randomly, (void *)(seed + 10 * k + i));
-		round_start();
-		int err = round_wait();
-		settle();	/* some more, strictly */
-		atomic_store(&stop_writing, true);
-		for (unsigned i = 0; i < 4; i++)
-			pthread_join(t[i], NULL);
-		if (!err)
-			quiesce();
-		round_stop();
-		ck_assert_int_eq(err, 0);
-		check_equal();
+		round_among_writers(seed + 10 * k);
 		damage_standby(seed + k);
 	}
 	level();
@@ -1299,7 +1336,8 @@ int main(void)
 	TCase *t = tcase_create("pair");
 
 	tcase_set_timeout(t, 120);
-	tcase_add_unchecked_fixture(t, up, down);
+	tcase_add_unchecked_fixture(t, up, end);
+	tcase_add_checked_fixture(t, stop_after_a_failure, NULL);
 	tcase_add_test(t, many_ids_in_a_set_keep_their_order);
 	tcase_add_test(t, an_empty_standby_gets_everything);
 	tcase_add_test(t, an_equal_standby_gets_no_data);
@@ -1326,10 +1364,10 @@ int main(void)
 	tcase_add_test(t, a_standby_that_stops_in_the_middle_stays_inconsistent);
 	tcase_add_test(t, a_huge_directory_is_compared_by_ranges);
 	suite_add_tcase(s, t);
-	SRunner *r = srunner_create(s);
-	srunner_set_fork_status(r, CK_NOFORK);
-	srunner_run_all(r, CK_ENV);
-	int failed = srunner_ntests_failed(r);
-	srunner_free(r);
+	runner = srunner_create(s);
+	srunner_set_fork_status(runner, CK_NOFORK);
+	srunner_run_all(runner, CK_ENV);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
 	return failed ? 1 : 0;
 }

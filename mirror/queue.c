@@ -9,7 +9,8 @@
  * - A peer is *owed* entries from its first attach on. An entry leaves at the front when all owed peers have applied it; when the queue is
  *   over its bound also when all *attached* owed peers have: an absent one that wanted it isn't owed any longer (it needs a comparison).
  *   So while nobody is owed anything, an op only counts and is not even encoded.
- * - queue_admit waits while what the slowest attached peer still has to apply exceeds the bound.
+ * - queue_admit waits while what the slowest attached peer still has to apply exceeds the bound, while a statement waits for room, or while a restrained
+ *   peer is behind.
  * - Encoding, copying and freeing happen outside the mutex; under it are only a few stores, so that senders and
  *   changing threads hardly meet.
  *
@@ -63,6 +64,7 @@ struct qpeer {
 	uint64_t base;			/* where its stream began: it confirmed all before */
 	uint64_t sent, recv, applied;
 	uint64_t applied_end;		/* qentry.end of APPLIED */
+	uint64_t behind_max, hold_end_ns;	/* while it is restrained: of queue_restrain */
 	pthread_cond_t cond;		/* its sender waits for entries */
 };
 
@@ -77,7 +79,8 @@ struct queue {
 	struct qpeer peer[PEERS];
 	uint16_t ackset;
 	bool frozen, stopped;
-	unsigned admit_waiters;
+	unsigned admit_waiters, statements_waiting;
+	uint16_t restrained;		/* peers, attached ones, that queue_restrain is on for */
 	pthread_cond_t admit;
 	struct waiter *waiters;
 	struct barrier_rec *barriers[BARRIER_HASH];
@@ -106,7 +109,7 @@ int queue_new(size_t max_bytes, struct queue **out)
 	q->first = 1;
 	q->max_bytes = max_bytes;
 	pthread_mutex_init(&q->mu, NULL);
-	pthread_cond_init(&q->admit, NULL);
+	cond_init_mono(&q->admit);
 	for (unsigned p = 0; p < PEERS; p++)
 		pthread_cond_init(&q->peer[p].cond, NULL);
 	*out = q;
@@ -252,25 +255,88 @@ static bool full(const struct queue *q, size_t want)
 	return used && used + want > q->max_bytes;
 }
 
-int queue_admit(struct queue *q, size_t bytes)
+static void wake_admit(struct queue *q)
+{
+	if (q->admit_waiters)
+		pthread_cond_broadcast(&q->admit);
+}
+
+/* Does a restrained peer make writers wait? HOLD_END_NS: when that may end without a word from anybody; 0 = it won't. */
+static bool restrained(const struct queue *q, uint64_t *hold_end_ns)
+{
+	bool behind = false;
+
+	for (unsigned p = 0; q->restrained >> p; p++) {
+		const struct qpeer *w = &q->peer[p];
+		if (!(q->restrained & 1u << p))
+			continue;
+		behind |= q->end - w->applied_end > w->behind_max;
+		if (w->hold_end_ns > *hold_end_ns)
+			*hold_end_ns = w->hold_end_ns;
+	}
+	if (*hold_end_ns && *hold_end_ns <= clock_mono_ns())
+		*hold_end_ns = 0;
+	return behind || *hold_end_ns;
+}
+
+/* Must a caller of queue_admit wait? */
+static bool refuses(const struct queue *q, size_t bytes, bool statement, uint64_t *hold_end_ns)
+{
+	*hold_end_ns = 0;
+	return full(q, bytes) || (!statement && (q->statements_waiting || restrained(q, hold_end_ns)));
+}
+
+static void admit_wait(struct queue *q, uint64_t until_ns)
+{
+	const struct timespec until = { (time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000) };
+
+	q->admit_waiters++;
+	if (until_ns)
+		pthread_cond_timedwait(&q->admit, &q->mu, &until);
+	else
+		pthread_cond_wait(&q->admit, &q->mu);
+	q->admit_waiters--;
+}
+
+static int admit(struct queue *q, size_t bytes, bool statement)
 {
 	struct graveyard y = { NULL };
+	bool waited = false;
+	uint64_t hold_end_ns;
 
 	if (!atomic_load_explicit(&q->anyone_owed, memory_order_relaxed))
 		return 0;
 	pthread_mutex_lock(&q->mu);
 	if (full(q, bytes))
 		trim(q, bytes, &y);
-	while (!q->stopped && full(q, bytes)) {
-		q->admit_waiters++;
-		pthread_cond_wait(&q->admit, &q->mu);
-		q->admit_waiters--;
+	q->statements_waiting += statement;
+	for (; !q->stopped && refuses(q, bytes, statement, &hold_end_ns); waited = true) {
+		admit_wait(q, hold_end_ns);
 		trim(q, bytes, &y);
 	}
+	q->statements_waiting -= statement;
+	if (statement && waited)
+		wake_admit(q);
 	int err = q->stopped ? -ESHUTDOWN : 0;
 	pthread_mutex_unlock(&q->mu);
 	graveyard_empty(&y);
 	return err;
+}
+
+int queue_admit(struct queue *q, size_t bytes) { return admit(q, bytes, false); }
+int queue_admit_statement(struct queue *q, size_t bytes) { return admit(q, bytes, true); }
+
+void queue_restrain(struct queue *q, unsigned peer, uint64_t behind, unsigned hold_ms)
+{
+	struct qpeer *w = &q->peer[peer];
+
+	assert(peer >= 1 && peer < PEERS);
+	auto_lock(&q->mu);
+	bool on = w->attached && (behind != UINT64_MAX || hold_ms);
+	q->restrained = (uint16_t)((q->restrained & ~(1u << peer)) | (unsigned)on << peer);
+	w->behind_max = behind;
+	w->hold_end_ns = hold_ms ? clock_mono_ns() + hold_ms * UINT64_C(1000000) : 0;
+	wake_admit(q);
 }
 
 /* ---- appending ---- */
@@ -493,6 +559,7 @@ void queue_detach(struct queue *q, unsigned peer)
 	assert(peer >= 1 && peer < PEERS);
 	auto_lock(&q->mu);
 	w->attached = false;
+	q->restrained = (uint16_t)(q->restrained & ~(1u << peer));
 	update_flags(q);
 	pthread_cond_broadcast(&w->cond);
 	pthread_cond_broadcast(&q->admit);
@@ -586,12 +653,6 @@ static void wake_waiters(struct queue *q)
 			w->woken = true;
 			pthread_cond_signal(&w->cond);
 		}
-}
-
-static void wake_admit(struct queue *q)
-{
-	if (q->admit_waiters)
-		pthread_cond_broadcast(&q->admit);
 }
 
 void queue_acked(struct queue *q, unsigned peer, uint64_t recv_seq, uint64_t applied_seq)
@@ -743,6 +804,7 @@ void queue_restart(struct queue *q)
 	q->last = 0;
 	q->end = q->start_end = 0;
 	q->stopped = false;
+	q->restrained = 0;
 	for (unsigned p = 0; p < PEERS; p++) {
 		struct qpeer *w = &q->peer[p];
 		w->attached = w->owed = false;

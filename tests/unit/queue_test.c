@@ -111,6 +111,7 @@ static void still_waits(struct async *a)
 
 static int do_wait(struct async *a) { return queue_wait(q, a->seq, a->what); }
 static int do_admit(struct async *a) { return queue_admit(q, a->bytes); }
+static int do_admit_statement(struct async *a) { return queue_admit_statement(q, a->bytes); }
 static int do_next(struct async *a)
 {
 	struct qentry *e;
@@ -308,6 +309,78 @@ START_TEST(one_op_larger_than_the_bound_passes)
 {
 	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
 	ck_assert_int_eq(queue_admit(q, BOUND * 2), 0);
+}
+END_TEST
+
+START_TEST(a_statement_gets_its_room_among_writers)
+{
+	char big[65536] = { 0 };
+	struct async s = { .bytes = BOUND / 2 }, w = { .bytes = 1000 };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	while (queue_bytes(q) + sizeof big <= BOUND)
+		put(big, sizeof big, NULL);
+	send_all(1);
+	start(&s, do_admit_statement);
+	still_waits(&s);
+	queue_acked(q, 1, 3, 3);	/* room for the writer, but that is what the statement waits for */
+	start(&w, do_admit);
+	still_waits(&w);
+	still_waits(&s);
+	queue_acked(q, 1, 9, 9);
+	ck_assert_int_eq(finish(&s), 0);
+	ck_assert_int_eq(finish(&w), 0);
+}
+END_TEST
+
+START_TEST(writers_stay_near_a_restrained_peer)
+{
+	struct async w = { .bytes = 100 };
+
+	queue_restrain(q, 1, 0, 0);	/* not there: nobody waits for it, nor when it comes */
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	ck_assert_int_eq(queue_attach(q, 2, 1), 0);
+	put("a", 1, NULL);
+	ck_assert_int_eq(queue_admit(q, 100), 0);
+	queue_restrain(q, 1, 0, 0);
+	start(&w, do_admit);
+	still_waits(&w);
+	ck_assert_int_eq(queue_admit_statement(q, 100), 0);
+	send_all(1);
+	queue_acked(q, 1, 1, 1);	/* the other may be as far behind as it likes */
+	ck_assert_int_eq(finish(&w), 0);
+	put("b", 1, NULL);
+	w = (struct async){ .bytes = 100 };
+	start(&w, do_admit);
+	still_waits(&w);
+	queue_restrain(q, 1, 1 << 16, 0);
+	ck_assert_int_eq(finish(&w), 0);
+	queue_restrain(q, 1, 0, 0);
+	w = (struct async){ .bytes = 100 };
+	start(&w, do_admit);
+	still_waits(&w);
+	queue_detach(q, 1);
+	ck_assert_int_eq(finish(&w), 0);
+	ck_assert_int_eq(queue_attach(q, 1, 2), 0);
+	ck_assert_int_eq(queue_admit(q, 100), 0);
+}
+END_TEST
+
+START_TEST(writers_are_held_for_a_while_at_most)
+{
+	struct async w = { .bytes = 100 };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	queue_restrain(q, 1, 0, 3600 * 1000);
+	start(&w, do_admit);
+	still_waits(&w);
+	ck_assert_int_eq(queue_admit_statement(q, 100), 0);
+	queue_restrain(q, 1, UINT64_MAX, 0);
+	ck_assert_int_eq(finish(&w), 0);
+	uint64_t began = clock_mono_ns();
+	queue_restrain(q, 1, 0, 30);	/* and nobody says that it is over */
+	ck_assert_int_eq(queue_admit(q, 100), 0);
+	ck_assert_uint_ge(clock_mono_ns() - began, 30 * 1000000);
 }
 END_TEST
 
@@ -653,6 +726,9 @@ int main(void)
 	tcase_add_test(t, writers_wait_for_a_slow_peer);
 	tcase_add_test(t, pinned_blocks_count);
 	tcase_add_test(t, one_op_larger_than_the_bound_passes);
+	tcase_add_test(t, a_statement_gets_its_room_among_writers);
+	tcase_add_test(t, writers_stay_near_a_restrained_peer);
+	tcase_add_test(t, writers_are_held_for_a_while_at_most);
 	tcase_add_test(t, nobody_to_wait_for);
 	tcase_add_test(t, received_applied_durable_are_three_things);
 	tcase_add_test(t, all_of_the_set_must_confirm);

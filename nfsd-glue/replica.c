@@ -255,7 +255,7 @@ static int pause_for_peer(void *arg)
 {
 	const struct to_peer *to = arg;
 
-	return queue_admit(to->r->cfg.queue, REPLICA_CHUNK_MAX + OP_COST);
+	return queue_admit_statement(to->r->cfg.queue, REPLICA_CHUNK_MAX + OP_COST);
 }
 
 /* An answer is known before its op is in the order; a peer that has the one in its snapshot must not count before it has the other. */

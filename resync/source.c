@@ -13,8 +13,14 @@
  *             before it are here. At most PROBES_MAX are unanswered, which bounds the reports under way, and so the memory.
  *   reports   become tasks (answered first: they are what the peer waits for) or dirty ids. resync_report() only queues.
  *   overflow  of either: forget them all, start the round again with OP_R_BEGIN.
- *   end       nothing to do -> probe -> answered, still nothing to do and nothing stated meanwhile -> final. The peer refuses the final if something became dirty there
+ *   pass      state what is dirty, probe, state what is reported until that is answered.
+ *   end       a pass in which nothing was to be done after the probe -> final. The peer refuses the final if something became dirty there
  *             since that probe; then it goes on. Otherwise it is level from that op on.
+ *   pushing   What doesn't fit there spoils more: a rename that can't be applied leaves two names wrong, and each op that meets one of them until its
+ *             directory is stated again may leave another. When the peer is some thousand ops behind, and few names are changed all the time, more
+ *             are spoilt than are mended, and there is no end. So from the FREE_PASSES-th pass on writers wait (queue_restrain) until the peer is
+ *             nearly up to date, ever nearer; then they are held for a moment, in which all is stated undisturbed. When that was too short, the
+ *             same again, with a longer one. From the final on they are free.
  *
  * After the end the thread lives on for restatements, each batch of which ends in the same way. An overflow then can't be mended
  * quietly, since the peer counts as level: done() is called again, with -EOVERFLOW, and the owner has to drop the peer.
@@ -41,6 +47,7 @@ int source_emit(struct resync *r, struct op *op, unsigned cost)
 	if (err)
 		return err;
 	r->cost += 1 + cost;
+	r->stated = true;
 	auto_lock(&r->mu);
 	r->progress.bytes_sent += op->data_len;
 	return 0;
@@ -51,7 +58,7 @@ static int emit_end(struct resync *r, enum r_end how)
 {
 	struct op op = { .type = OP_R_END, .flags = how };
 	uint64_t seq = 0;
-	int err = queue_admit(r->cfg.queue, 256);
+	int err = queue_admit_statement(r->cfg.queue, 256);
 
 	if (err)
 		return err;
@@ -61,6 +68,7 @@ static int emit_end(struct resync *r, enum r_end how)
 		return err;
 	auto_lock(&r->mu);
 	assert(r->nprobes < PROBES_MAX);
+	r->asked = seq;
 	if (seq > r->answered)
 		r->probe[r->nprobes++] = seq;
 	return 0;
@@ -359,37 +367,109 @@ static bool idle(struct resync *r)
 	return !r->tasks && !r->dirty.n;
 }
 
+/* What is dirty now. */
 static int drain(struct resync *r)
 {
+	pthread_mutex_lock(&r->mu);
+	size_t n = r->dirty.n;
+	pthread_mutex_unlock(&r->mu);
 	int err = 0;
 
-	for (uint64_t id; !err && (id = take_dirty(r));)
+	for (uint64_t id; !err && n-- && (id = take_dirty(r));)
 		err = state_one(r, id);
 	return err ? err : answer_all(r);
 }
 
-/* Sends an OP_R_END and waits for its answer. Answering reports meanwhile makes new statements: then cost is not 0. */
 static int ask(struct resync *r, enum r_end how)
 {
 	int err = wait_probes(r, PROBES_MAX - 1);
 
 	if (!err)
 		err = emit_end(r, how);
+	r->stated = false;
+	return err;
+}
+
+/* Until something is reported, or ASKED is answered (1). */
+static int wait_reports(struct resync *r)
+{
+	auto_lock(&r->mu);
+	while (!must_leave(r) && !r->tasks && !r->dirty.n && r->answered < r->asked)
+		pthread_cond_wait(&r->cond, &r->mu);
+	return must_leave(r) ? must_leave(r) : r->answered >= r->asked;
+}
+
+/* Sends a probe and states what is reported until it is answered: when nothing was, that is all. */
+static int probe(struct resync *r)
+{
+	int err = ask(r, R_END_PROBE);
+	const uint64_t asked = r->asked;
+
+	for (int answered = 0; !err; ) {
+		answered = wait_reports(r);
+		if (answered)
+			return answered < 0 ? answered : answer_all(r);
+		uint64_t id;
+		err = answer_all(r);
+		if (!err && (id = take_dirty(r)))
+			err = state_one(r, id);
+		r->asked = asked;	/* a probe of the flow control isn't waited for */
+	}
+	return err;
+}
+
+/* The next pass is made with more force. Restrained writers go on as fast as the peer does, held ones not at all. */
+static void push(struct resync *r)
+{
+	struct push *p = &r->push;
+	uint64_t now = clock_mono_ms();
+
+	if (++p->passes < FREE_PASSES)
+		return;
+	if (!p->hold_ms) {
+		log_info("resync: node %u: too much changes meanwhile to come to an end: writers wait for it from now on", r->cfg.peer);
+		p->hold_ms = HOLD_MS;
+	}
+	if (!p->behind) {
+		p->behind = RESTRAINT_MAX;
+	} else if (p->behind > RESTRAINT_MIN) {
+		p->behind /= 4;
+		p->hold_end = p->behind > RESTRAINT_MIN ? 0 : now + p->hold_ms;
+	}
+	if (p->hold_end && now >= p->hold_end) {
+		p->behind = RESTRAINT_MAX;
+		p->hold_end = 0;
+		p->hold_ms = p->hold_ms < HOLD_MAX_MS ? p->hold_ms * 2 : HOLD_MAX_MS;
+	}
+	queue_restrain(r->cfg.queue, r->cfg.peer, p->behind, p->hold_end ? (unsigned)(p->hold_end - now) : 0);
+}
+
+static void release(struct resync *r)
+{
+	queue_restrain(r->cfg.queue, r->cfg.peer, UINT64_MAX, 0);
+}
+
+/* 0: answered, perhaps refused. Writers go on meanwhile: making all durable there takes its time. */
+static int conclude(struct resync *r)
+{
+	int err = ask(r, R_END_FINAL);
+
+	release(r);
 	return err ? err : wait_probes(r, 0);
 }
 
-/* Everything dirty, and the end. 0: the peer has said that it is level. */
-static int finish(struct resync *r)
+/* 0: the peer has said that it is level. */
+static int come_level(struct resync *r)
 {
-	for (;;) {
+	for (;; push(r)) {
 		int err = drain(r);
 		if (!err)
-			err = ask(r, R_END_PROBE);
+			err = probe(r);
 		if (err)
 			return err;
-		if (r->cost || !idle(r))
+		if (r->stated || !idle(r))
 			continue;
-		err = ask(r, R_END_FINAL);
+		err = conclude(r);
 		if (err)
 			return err;
 		auto_lock(&r->mu);
@@ -398,10 +478,19 @@ static int finish(struct resync *r)
 	}
 }
 
+/* Everything dirty, and the end. */
+static int finish(struct resync *r)
+{
+	r->push = (struct push){ 0 };
+	int err = come_level(r);
+	release(r);
+	return err;
+}
+
 static int begin(struct resync *r)
 {
 	struct op op = { .type = OP_R_BEGIN };
-	int err = queue_admit(r->cfg.queue, 256);
+	int err = queue_admit_statement(r->cfg.queue, 256);
 
 	if (err)
 		return err;

@@ -15,6 +15,18 @@ enum {
 					   the control connection lets wait (LINK_BACKLOG_MAX) */
 	SAID_MAX = 16 << 10,
 	FIXES_MAX = 64,			/* xattr fixes of one object within a round before we give up */
+	FREE_PASSES = 4,		/* before writers are restrained: to RESTRAINT_MAX bytes ahead of the peer, a quarter of that, …, RESTRAINT_MIN, when they */
+	RESTRAINT_MAX = 1 << 20,	/* are held, too */
+	RESTRAINT_MIN = 1 << 10,
+	HOLD_MS = 1000,			/* so long; twice as long the next time */
+	HOLD_MAX_MS = 8000,
+};
+
+/* How writers are kept from spoiling the end of a round. */
+struct push {
+	unsigned passes;		/* so far */
+	uint64_t behind;		/* bytes; 0 = not restrained */
+	uint64_t hold_end, hold_ms;	/* clock_mono_ms, 0 = not held; and how long that lasts */
 };
 
 /* An answer to a report. */
@@ -48,6 +60,9 @@ struct resync {
 	uint64_t *scan;			/* SCAN_IDS ids, owned; read under MU by others, changed under it */
 	size_t nscan, iscan;
 	unsigned cost;			/* stated since the last OP_R_END */
+	uint64_t asked;			/* seq of the last OP_R_END */
+	bool stated;			/* something was, since ask() */
+	struct push push;
 	bool snapshot_sent;
 	struct { uint64_t id; unsigned n; } fixes[256];
 	/* When an object's last statement began: what was reported of it before that is answered. By id modulo; guarded by MU. */

@@ -33,7 +33,7 @@ static bool is_gone(int err)
 
 static int admit(struct resync *r, size_t bytes)
 {
-	return queue_admit(r->cfg.queue, bytes);
+	return queue_admit_statement(r->cfg.queue, bytes);
 }
 
 /* Under the lock. -ESTALE: not to be stated. TMP: it lives in limbo. */

@@ -56,6 +56,7 @@ static uint64_t seen[OP_TYPE_LAST + 1], data_bytes;	/* ops that came, and bytes 
 static uint64_t final_seq;		/* of the last final OP_R_END */
 static atomic_uint levels;			/* how often one was answered with success */
 static unsigned crash_after;		/* the standby stops applying after so many ops; 0 = never */
+static unsigned ops_behind;		/* the standby stays so many ops behind, as over a long line, while others come */
 static struct came { uint64_t seq, id, parent; uint8_t type; } came[32];	/* what came last, by number modulo */
 static size_t ncame;
 static SRunner *runner;
@@ -252,6 +253,25 @@ static void end(void)
 /* ---- the stream ---- */
 
 static pthread_t drainer;
+static uint64_t quiet_last;		/* the drainer's: nothing came for a while behind this op */
+
+static void stay_behind(const struct qentry *e)
+{
+	enum { QUIET_MS = 50 };
+	uint64_t newest = 0, changed_ms = 0;
+
+	while (ops_behind) {
+		uint64_t now_last = queue_last(queue), now_ms = clock_mono_ms();
+		if (now_last != newest)
+			changed_ms = now_ms;
+		newest = now_last;
+		if (newest - e->seq >= ops_behind || (e->seq <= quiet_last && quiet_last == newest))
+			return;
+		if (now_ms - changed_ms >= QUIET_MS)
+			quiet_last = newest;
+		nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+	}
+}
 
 static int apply_entry(const struct qentry *e)
 {
@@ -283,6 +303,7 @@ static void *drain(void *arg)
 
 	(void)arg;
 	while (!queue_next(queue, PEER, true, &e)) {
+		stay_behind(e);
 		if (crash_after && ++n > crash_after)
 			dead = true;
 		int err = dead ? 0 : apply_entry(e);
@@ -1221,6 +1242,19 @@ START_TEST(a_round_is_exact_while_four_threads_write)
 }
 END_TEST
 
+/* What is spoilt until a report is answered is more than what the answers mend: it ends only when writers wait. */
+START_TEST(a_round_ends_while_four_threads_write_far_ahead)
+{
+	unsigned seed = some_seed();
+
+	damage_standby(seed);
+	ops_behind = 5000;
+	round_among_writers(seed);
+	ops_behind = 0;
+	level();
+}
+END_TEST
+
 /* Once per comparison, before the standby is level: set_inconsistent() asks. */
 START_TEST(what_is_said_beside_the_tree_comes_before_level)
 {
@@ -1358,6 +1392,7 @@ int main(void)
 	tcase_add_test(t, live_nameless_files_are_kept_and_dead_ones_go);
 	tcase_add_test(t, a_file_that_was_made_in_limbo_is_like_others_afterwards);
 	tcase_add_test(t, a_round_is_exact_while_four_threads_write);
+	tcase_add_test(t, a_round_ends_while_four_threads_write_far_ahead);
 	tcase_add_test(t, what_is_said_beside_the_tree_comes_before_level);
 	tcase_add_test(t, single_objects_are_stated_again_on_a_level_standby);
 	tcase_add_test(t, losing_versions_are_kept_whole);

@@ -56,7 +56,7 @@ static uint64_t seen[OP_TYPE_LAST + 1], data_bytes;	/* ops that came, and bytes 
 static uint64_t final_seq;		/* of the last final OP_R_END */
 static atomic_uint levels;			/* how often one was answered with success */
 static unsigned crash_after;		/* the standby stops applying after so many ops; 0 = never */
-static unsigned ops_behind;		/* the standby stays so many ops behind, as over a long line, while others come */
+static atomic_uint ms_behind;		/* the standby applies an op so long after it was made at the earliest, as over a long line */
 static struct came { uint64_t seq, id, parent; uint8_t type; } came[32];	/* what came last, by number modulo */
 static size_t ncame;
 static SRunner *runner;
@@ -253,24 +253,11 @@ static void end(void)
 /* ---- the stream ---- */
 
 static pthread_t drainer;
-static uint64_t quiet_last;		/* the drainer's: nothing came for a while behind this op */
 
 static void stay_behind(const struct qentry *e)
 {
-	enum { QUIET_MS = 50 };
-	uint64_t newest = 0, changed_ms = 0;
-
-	while (ops_behind) {
-		uint64_t now_last = queue_last(queue), now_ms = clock_mono_ms();
-		if (now_last != newest)
-			changed_ms = now_ms;
-		newest = now_last;
-		if (newest - e->seq >= ops_behind || (e->seq <= quiet_last && quiet_last == newest))
-			return;
-		if (now_ms - changed_ms >= QUIET_MS)
-			quiet_last = newest;
+	for (uint64_t due = e->born_ns + (uint64_t)ms_behind * 1000000; clock_mono_ns() < due && ms_behind;)
 		nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
-	}
 }
 
 static int apply_entry(const struct qentry *e)
@@ -1248,9 +1235,9 @@ START_TEST(a_round_ends_while_four_threads_write_far_ahead)
 	unsigned seed = some_seed();
 
 	damage_standby(seed);
-	ops_behind = 5000;
+	ms_behind = 200;
 	round_among_writers(seed);
-	ops_behind = 0;
+	ms_behind = 0;
 	level();
 }
 END_TEST

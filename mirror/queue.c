@@ -9,8 +9,10 @@
  * - A peer is *owed* entries from its first attach on. An entry leaves at the front when all owed peers have applied it; when the queue is
  *   over its bound also when all *attached* owed peers have: an absent one that wanted it isn't owed any longer (it needs a comparison).
  *   So while nobody is owed anything, an op only counts and is not even encoded.
- * - queue_admit waits while what the slowest attached peer still has to apply exceeds the bound, while a statement waits for room, or while a restrained
- *   peer is behind.
+ * - queue_admit waits while what the slowest attached peer still has to apply exceeds the bound. Statements get their turn among writers: they stand in line,
+ *   and while the first waits for the room that it wants, writers bring no more than that (share). So each side has half of what comes free.
+ * - A restrained peer makes writers wait while it is behind, but for half of what it applies (allow), and not when it applies nothing. A hold makes them
+ *   wait in any case: it has an end, and then a rest that is HOLD_REST times as long, whoever wants the next one.
  * - Encoding, copying and freeing happen outside the mutex; under it are only a few stores, so that senders and
  *   changing threads hardly meet.
  *
@@ -39,6 +41,11 @@ enum {
 	BARRIERS_MAX = 4096,		/* records of barriers nobody has asked for; the oldest is dropped beyond */
 	BARRIER_HASH = 256,
 	PEERS = NODE_MAX + 1,
+	STATEMENT_PART = 8,		/* a statement waits for 1/STATEMENT_PART of the bound at most */
+	ALLOW_MAX = 1 << 20,		/* what writers may bring at once of the half that is theirs */
+	PATIENCE_MS = 1000,		/* so long writers wait for a restrained peer that applies nothing */
+	HOLD_REST = 8,
+	NS_PER_MS = 1000000,
 };
 
 /* What has been answered to one OP_FSYNC. */
@@ -64,7 +71,9 @@ struct qpeer {
 	uint64_t base;			/* where its stream began: it confirmed all before */
 	uint64_t sent, recv, applied;
 	uint64_t applied_end;		/* qentry.end of APPLIED */
-	uint64_t behind_max, hold_end_ns;	/* while it is restrained: of queue_restrain */
+	uint64_t behind_max;		/* while it is restrained: of queue_restrain, */
+	uint64_t allow;			/* what writers may bring all the same, and */
+	uint64_t progress_ns;		/* when it last applied something */
 	pthread_cond_t cond;		/* its sender waits for entries */
 };
 
@@ -79,8 +88,13 @@ struct queue {
 	struct qpeer peer[PEERS];
 	uint16_t ackset;
 	bool frozen, stopped;
-	unsigned admit_waiters, statements_waiting;
+	unsigned admit_waiters;
+	uint64_t tickets, served;	/* statements that have stood in line, and how many of them don't any more */
+	uint64_t share;			/* what writers may bring while statements stand in line */
 	uint16_t restrained;		/* peers, attached ones, that queue_restrain is on for */
+	unsigned holder;		/* the attached peer for which writers are held; 0 = they aren't */
+	uint64_t hold_ns, hold_end_ns;	/* since when, until when */
+	uint64_t rest_end_ns;		/* the next hold begins no earlier */
 	pthread_cond_t admit;
 	struct waiter *waiters;
 	struct barrier_rec *barriers[BARRIER_HASH];
@@ -261,29 +275,31 @@ static void wake_admit(struct queue *q)
 		pthread_cond_broadcast(&q->admit);
 }
 
-/* Does a restrained peer make writers wait? HOLD_END_NS: when that may end without a word from anybody; 0 = it won't. */
-static bool restrained(const struct queue *q, uint64_t *hold_end_ns)
-{
-	bool behind = false;
+/* ---- admission ---- */
 
+/* Does a restrained peer make writers wait, or a hold? UNTIL_NS: that ends then at the latest. */
+static bool restrained(const struct queue *q, uint64_t *until_ns)
+{
+	if (!q->restrained && !q->holder)
+		return false;
+	uint64_t now = clock_mono_ns();
+	*until_ns = q->hold_end_ns;
+	if (q->holder && now < *until_ns)
+		return true;
 	for (unsigned p = 0; q->restrained >> p; p++) {
 		const struct qpeer *w = &q->peer[p];
-		if (!(q->restrained & 1u << p))
-			continue;
-		behind |= q->end - w->applied_end > w->behind_max;
-		if (w->hold_end_ns > *hold_end_ns)
-			*hold_end_ns = w->hold_end_ns;
+		*until_ns = w->progress_ns + PATIENCE_MS * (uint64_t)NS_PER_MS;
+		if ((q->restrained & 1u << p) && q->end - w->applied_end > w->behind_max && !w->allow && now < *until_ns)
+			return true;
 	}
-	if (*hold_end_ns && *hold_end_ns <= clock_mono_ns())
-		*hold_end_ns = 0;
-	return behind || *hold_end_ns;
+	return false;
 }
 
-/* Must a caller of queue_admit wait? */
-static bool refuses(const struct queue *q, size_t bytes, bool statement, uint64_t *hold_end_ns)
+/* Must a writer wait? UNTIL_NS: so long without a word from anybody; 0 = without end. */
+static bool refuses_writer(const struct queue *q, size_t bytes, uint64_t *until_ns)
 {
-	*hold_end_ns = 0;
-	return full(q, bytes) || (!statement && (q->statements_waiting || restrained(q, hold_end_ns)));
+	*until_ns = 0;
+	return full(q, bytes) || (q->served != q->tickets && !q->share) || restrained(q, until_ns);
 }
 
 static void admit_wait(struct queue *q, uint64_t until_ns)
@@ -298,45 +314,140 @@ static void admit_wait(struct queue *q, uint64_t until_ns)
 	q->admit_waiters--;
 }
 
-static int admit(struct queue *q, size_t bytes, bool statement)
+static void admit_writer(struct queue *q, size_t bytes, struct graveyard *y)
+{
+	for (uint64_t until_ns; !q->stopped && refuses_writer(q, bytes, &until_ns);) {
+		admit_wait(q, until_ns);
+		trim(q, bytes, y);
+	}
+}
+
+/* The statement stands in line from now on, with BYTES for writers meanwhile. */
+static void line_up(struct queue *q, size_t bytes)
+{
+	size_t most = q->max_bytes / STATEMENT_PART;
+
+	q->share = q->share + bytes < most ? q->share + bytes : most;
+	wake_admit(q);
+}
+
+static void admit_statement(struct queue *q, size_t bytes, struct graveyard *y)
+{
+	if (q->served == q->tickets && !full(q, bytes))
+		return;
+	uint64_t before_us = q->tickets++;
+	line_up(q, bytes);
+	while (!q->stopped && (q->served < before_us || full(q, bytes))) {
+		admit_wait(q, 0);
+		trim(q, bytes, y);
+	}
+	if (++q->served == q->tickets)
+		q->share = 0;
+	wake_admit(q);
+}
+
+static int admit(struct queue *q, size_t bytes, void (*wait)(struct queue *, size_t, struct graveyard *))
 {
 	struct graveyard y = { NULL };
-	bool waited = false;
-	uint64_t hold_end_ns;
 
 	if (!atomic_load_explicit(&q->anyone_owed, memory_order_relaxed))
 		return 0;
 	pthread_mutex_lock(&q->mu);
 	if (full(q, bytes))
 		trim(q, bytes, &y);
-	q->statements_waiting += statement;
-	for (; !q->stopped && refuses(q, bytes, statement, &hold_end_ns); waited = true) {
-		admit_wait(q, hold_end_ns);
-		trim(q, bytes, &y);
-	}
-	q->statements_waiting -= statement;
-	if (statement && waited)
-		wake_admit(q);
+	wait(q, bytes, &y);
 	int err = q->stopped ? -ESHUTDOWN : 0;
 	pthread_mutex_unlock(&q->mu);
 	graveyard_empty(&y);
 	return err;
 }
 
-int queue_admit(struct queue *q, size_t bytes) { return admit(q, bytes, false); }
-int queue_admit_statement(struct queue *q, size_t bytes) { return admit(q, bytes, true); }
+int queue_admit(struct queue *q, size_t bytes) { return admit(q, bytes, admit_writer); }
 
-void queue_restrain(struct queue *q, unsigned peer, uint64_t behind, unsigned hold_ms)
+int queue_admit_statement(struct queue *q, size_t bytes)
+{
+	size_t most = q->max_bytes / STATEMENT_PART;
+	return admit(q, bytes < most ? bytes : most, admit_statement);
+}
+
+/* What a writer brings takes from what writers may bring; a statement, which is for one peer, doesn't. */
+static void charge(struct queue *q, const struct qentry *e)
+{
+	const size_t cost = e->peers == 0xffff ? e->cost : 0;
+
+	q->share -= q->share < cost ? q->share : cost;
+	for (unsigned p = 0; q->restrained >> p; p++) {
+		struct qpeer *w = &q->peer[p];
+		if (!(q->restrained & 1u << p))
+			continue;
+		w->allow -= w->allow < cost ? w->allow : cost;
+		if (w->applied + 1 == e->seq)
+			w->progress_ns = e->born_ns;	/* it had nothing to apply */
+	}
+}
+
+/* PEER has applied BYTES more. */
+static void allow(struct queue *q, unsigned peer, uint64_t bytes)
+{
+	struct qpeer *w = &q->peer[peer];
+
+	if (!(q->restrained & 1u << peer))
+		return;
+	w->progress_ns = clock_mono_ns();
+	w->allow = w->allow + bytes / 2 < ALLOW_MAX ? w->allow + bytes / 2 : ALLOW_MAX;
+}
+
+static void hold_end(struct queue *q)
+{
+	uint64_t now = clock_mono_ns(), end = now < q->hold_end_ns ? now : q->hold_end_ns;
+
+	q->rest_end_ns = end + HOLD_REST * (end - q->hold_ns);
+	q->holder = 0;
+}
+
+/* With mu. */
+static void unrestrain(struct queue *q, unsigned peer)
+{
+	q->restrained = (uint16_t)(q->restrained & ~(1u << peer));
+	if (q->holder == peer)
+		hold_end(q);
+}
+
+void queue_restrain(struct queue *q, unsigned peer, uint64_t behind)
 {
 	struct qpeer *w = &q->peer[peer];
 
 	assert(peer >= 1 && peer < PEERS);
 	auto_lock(&q->mu);
-	bool on = w->attached && (behind != UINT64_MAX || hold_ms);
-	q->restrained = (uint16_t)((q->restrained & ~(1u << peer)) | (unsigned)on << peer);
+	bool was = q->restrained & 1u << peer;
+	unrestrain(q, peer);
+	if (w->attached && behind != UINT64_MAX)
+		q->restrained = (uint16_t)(q->restrained | 1u << peer);
+	if (!was) {
+		w->allow = 0;
+		w->progress_ns = clock_mono_ns();
+	}
 	w->behind_max = behind;
-	w->hold_end_ns = hold_ms ? clock_mono_ns() + hold_ms * UINT64_C(1000000) : 0;
 	wake_admit(q);
+}
+
+uint64_t queue_hold(struct queue *q, unsigned peer, unsigned ms)
+{
+	uint64_t now = clock_mono_ns();
+
+	assert(peer >= 1 && peer < PEERS);
+	auto_lock(&q->mu);
+	if (q->holder && now >= q->hold_end_ns)
+		hold_end(q);
+	uint64_t until = q->holder ? q->hold_end_ns : q->rest_end_ns;
+	if (now < until)
+		return (until - now + NS_PER_MS - 1) / NS_PER_MS;
+	if (!q->peer[peer].attached)
+		return 0;
+	q->holder = peer;
+	q->hold_ns = now;
+	q->hold_end_ns = now + ms * (uint64_t)NS_PER_MS;
+	return 0;
 }
 
 /* ---- appending ---- */
@@ -463,6 +574,7 @@ static int put(struct queue *q, struct qentry *e, struct barrier_rec *b, uint64_
 	e->seq = *seq;
 	q->end += e->cost;
 	e->end = q->end;
+	charge(q, e);
 	q->ring[*seq & (q->cap - 1)] = e;
 	wake_senders(q);
 	return 0;
@@ -559,7 +671,7 @@ void queue_detach(struct queue *q, unsigned peer)
 	assert(peer >= 1 && peer < PEERS);
 	auto_lock(&q->mu);
 	w->attached = false;
-	q->restrained = (uint16_t)(q->restrained & ~(1u << peer));
+	unrestrain(q, peer);
 	update_flags(q);
 	pthread_cond_broadcast(&w->cond);
 	pthread_cond_broadcast(&q->admit);
@@ -671,8 +783,10 @@ void queue_acked(struct queue *q, unsigned peer, uint64_t recv_seq, uint64_t app
 		if (recv_seq > w->recv)
 			w->recv = recv_seq;
 		if (applied_seq > w->applied) {
+			uint64_t before = w->applied_end;
 			w->applied = applied_seq;
 			w->applied_end = applied_seq >= q->first ? at(q, applied_seq)->end : q->start_end;
+			allow(q, peer, w->applied_end - before);
 			trim(q, 0, &y);
 			wake_admit(q);
 		}
@@ -805,6 +919,7 @@ void queue_restart(struct queue *q)
 	q->end = q->start_end = 0;
 	q->stopped = false;
 	q->restrained = 0;
+	q->holder = 0;
 	for (unsigned p = 0; p < PEERS; p++) {
 		struct qpeer *w = &q->peer[p];
 		w->attached = w->owed = false;

@@ -7,7 +7,7 @@
  *
  * Bounds: `queue` bytes. queue_admit() makes writers wait while a connected peer is that far behind; it is called before any object lock
  * is taken, so that a waiting writer holds nothing. What a comparison states has its turn among them, however much room it wants, and it can make
- * writers wait for its peer sooner (queue_restrain).
+ * writers wait for its peer sooner (queue_restrain), or in any case (queue_hold). Neither lets a peer that never becomes level keep them from writing.
  */
 #ifndef MIRROR_QUEUE_H
 #define MIRROR_QUEUE_H
@@ -43,12 +43,15 @@ void queue_free(struct queue *q);
 /* Waits until there is room for BYTES more, which is not reserved: the bound may be exceeded by what the callers under way
  * bring. 0; -ESHUTDOWN after queue_stop. */
 int queue_admit(struct queue *q, size_t bytes);
-/* The same for a comparison's statement: no restraint applies, and while it waits for its room nobody else is admitted, or small changes would
- * take each bit that comes free. */
+/* The same for a comparison's statement, or for an eighth of the bound when BYTES is more: no restraint applies, and while it waits for its room,
+ * writers are admitted with no more than it wants itself, or small changes would take each bit that comes free. */
 int queue_admit_statement(struct queue *q, size_t bytes);
-/* From now on queue_admit also waits while PEER has more than BEHIND bytes to apply (UINT64_MAX: not any more), and, for the next HOLD_MS, in any case.
- * For as long as PEER is attached, at most. */
-void queue_restrain(struct queue *q, unsigned peer, uint64_t behind, unsigned hold_ms);
+/* From now on queue_admit also waits while PEER has more than BEHIND bytes to apply (UINT64_MAX: not any more). In any case writers may bring half as much
+ * as PEER applies, and go on when it has applied nothing for 1 s. For as long as PEER is attached, at most. Ends its hold, too. */
+void queue_restrain(struct queue *q, unsigned peer, uint64_t behind);
+/* queue_admit waits for the next MS in any case, as long as PEER is attached: 0. Or, since a hold is on, or was, and the rest from it, eight times as
+ * long, isn't over: the ms until one may be asked for again. */
+uint64_t queue_hold(struct queue *q, unsigned peer, unsigned ms);
 /* Gives OP the next seq and puts it into the order. Called under the op's object locks. PEERS: bitmap, 0xffff = all. The data are shared
  * when op->data_owner is set and they are a good part of it, else copied. -ENOMEM: nothing happened (the caller then has to have its
  * objects stated again); -ESHUTDOWN after queue_stop. An OP_FSYNC must be followed by queue_wait(CONFIRM_DURABLE) or queue_forget. */

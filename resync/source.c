@@ -19,8 +19,9 @@
  *   pushing   What doesn't fit there spoils more: a rename that can't be applied leaves two names wrong, and each op that meets one of them until its
  *             directory is stated again may leave another. When the peer is some thousand ops behind, and few names are changed all the time, more
  *             are spoilt than are mended, and there is no end. So from the FREE_PASSES-th pass on writers wait (queue_restrain) until the peer is
- *             nearly up to date, ever nearer; then they are held for a moment, in which all is stated undisturbed. When that was too short, the
- *             same again, with a longer one. From the final on they are free.
+ *             nearly up to date, ever nearer; then they are held for a moment (queue_hold), in which all is stated undisturbed. When that was too short,
+ *             they have a rest, and the same comes again with a longer hold and a longer rest: a peer that never becomes level takes an
+ *             ever smaller part of their time. From the final on they are free.
  *
  * After the end the thread lives on for restatements, each batch of which ends in the same way. An overflow then can't be mended
  * quietly, since the peer counts as level: done() is called again, with -EOVERFLOW, and the owner has to drop the peer.
@@ -418,35 +419,59 @@ static int probe(struct resync *r)
 	return err;
 }
 
-/* The next pass is made with more force. Restrained writers go on as fast as the peer does, held ones not at all. */
+/* Writers have waited, and still it isn't level: they are free for ever longer before they wait again. */
+static void rest(struct resync *r, uint64_t now)
+{
+	struct push *p = &r->push;
+
+	log_warn("resync: node %u: still not level after all writers waited for %u ms: they go on, and wait again in %u s at the earliest", r->cfg.peer,
+		 p->hold_ms, p->rest_ms / 1000);
+	p->behind = RESTRAINT_MAX;
+	p->hold_end = 0;
+	p->rest_end = now + p->rest_ms;
+	p->hold_ms = p->hold_ms * 2 < HOLD_MAX_MS ? p->hold_ms * 2 : HOLD_MAX_MS;
+	p->rest_ms = p->rest_ms * 2 < REST_MAX_MS ? p->rest_ms * 2 : REST_MAX_MS;
+}
+
+static void hold(struct resync *r, uint64_t now)
+{
+	struct push *p = &r->push;
+	uint64_t not_for_ms = queue_hold(r->cfg.queue, r->cfg.peer, p->hold_ms);
+
+	if (not_for_ms) {
+		p->behind = RESTRAINT_MAX;
+		p->rest_end = now + not_for_ms;
+	} else {
+		p->hold_end = now + p->hold_ms;
+	}
+}
+
+/* The next pass is made with more force. Restrained writers go on as fast as the peer does, or half as fast; held ones not at all. */
 static void push(struct resync *r)
 {
 	struct push *p = &r->push;
 	uint64_t now = clock_mono_ms();
 
-	if (++p->passes < FREE_PASSES)
+	if (++p->passes < FREE_PASSES || now < p->hold_end || now < p->rest_end)
 		return;
-	if (!p->hold_ms) {
-		log_info("resync: node %u: too much changes meanwhile to come to an end: writers wait for it from now on", r->cfg.peer);
-		p->hold_ms = HOLD_MS;
-	}
-	if (!p->behind) {
-		p->behind = RESTRAINT_MAX;
-	} else if (p->behind > RESTRAINT_MIN) {
+	if (p->hold_end)
+		rest(r, now);
+	else if (p->behind > RESTRAINT_MIN)
 		p->behind /= 4;
-		p->hold_end = p->behind > RESTRAINT_MIN ? 0 : now + p->hold_ms;
-	}
-	if (p->hold_end && now >= p->hold_end) {
+	if (!p->behind) {
+		log_info("resync: node %u: too much changes meanwhile to come to an end: writers wait for it from now on", r->cfg.peer);
 		p->behind = RESTRAINT_MAX;
-		p->hold_end = 0;
-		p->hold_ms = p->hold_ms < HOLD_MAX_MS ? p->hold_ms * 2 : HOLD_MAX_MS;
 	}
-	queue_restrain(r->cfg.queue, r->cfg.peer, p->behind, p->hold_end ? (unsigned)(p->hold_end - now) : 0);
+	if (p->behind == RESTRAINT_MIN)
+		hold(r, now);
+	if (!p->hold_end)
+		queue_restrain(r->cfg.queue, r->cfg.peer, p->behind);
 }
 
 static void release(struct resync *r)
 {
-	queue_restrain(r->cfg.queue, r->cfg.peer, UINT64_MAX, 0);
+	queue_restrain(r->cfg.queue, r->cfg.peer, UINT64_MAX);
+	r->push.hold_end = 0;
 }
 
 /* 0: answered, perhaps refused. Writers go on meanwhile: making all durable there takes its time. */
@@ -481,7 +506,7 @@ static int come_level(struct resync *r)
 /* Everything dirty, and the end. */
 static int finish(struct resync *r)
 {
-	r->push = (struct push){ 0 };
+	r->push = (struct push){ .hold_ms = HOLD_MS, .rest_ms = REST_MS };
 	int err = come_level(r);
 	release(r);
 	return err;

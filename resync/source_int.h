@@ -20,13 +20,16 @@ enum {
 	RESTRAINT_MIN = 1 << 10,
 	HOLD_MS = 1000,			/* so long; twice as long the next time */
 	HOLD_MAX_MS = 8000,
+	REST_MS = 8000,			/* when that was no use, writers are let near RESTRAINT_MAX for so long; twice as long the next time. (queue_hold has */
+	REST_MAX_MS = 600000,		/* a bound of its own, for all engines together) */
 };
 
 /* How writers are kept from spoiling the end of a round. */
 struct push {
 	unsigned passes;		/* so far */
 	uint64_t behind;		/* bytes; 0 = not restrained */
-	uint64_t hold_end, hold_ms;	/* clock_mono_ms, 0 = not held; and how long that lasts */
+	uint64_t hold_end, rest_end;	/* clock_mono_ms; 0 = not held, no rest */
+	unsigned hold_ms, rest_ms;	/* of the next hold, and of the rest behind it */
 };
 
 /* An answer to a report. */

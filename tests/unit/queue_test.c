@@ -312,24 +312,62 @@ START_TEST(one_op_larger_than_the_bound_passes)
 }
 END_TEST
 
+/* Up to the bound; what one entry costs. */
+static size_t fill(const void *data, size_t len)
+{
+	put(data, len, NULL);
+	size_t one = queue_bytes(q);
+	while (queue_bytes(q) + one <= BOUND)
+		put(data, len, NULL);
+	send_all(1);
+	return one;
+}
+
 START_TEST(a_statement_gets_its_room_among_writers)
 {
-	char big[65536] = { 0 };
-	struct async s = { .bytes = BOUND / 2 }, w = { .bytes = 1000 };
+	static const char big[40000];
+	struct async s = { .bytes = BOUND / 8 }, w = { .bytes = sizeof big };
 
 	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
-	while (queue_bytes(q) + sizeof big <= BOUND)
-		put(big, sizeof big, NULL);
-	send_all(1);
+	size_t one = fill(big, sizeof big);
+	uint64_t applied = 0;
 	start(&s, do_admit_statement);
 	still_waits(&s);
-	queue_acked(q, 1, 3, 3);	/* room for the writer, but that is what the statement waits for */
+	for (size_t took = 0; took < BOUND / 8; took += one) {	/* a share of what comes free is for writers, */
+		applied++;
+		queue_acked(q, 1, applied, applied);
+		ck_assert_int_eq(queue_admit(q, sizeof big), 0);
+		put(big, sizeof big, NULL);
+		send_all(1);
+	}
+	queue_acked(q, 1, applied + 1, applied + 1);	/* but no more */
 	start(&w, do_admit);
 	still_waits(&w);
 	still_waits(&s);
-	queue_acked(q, 1, 9, 9);
+	queue_acked(q, 1, applied + 6, applied + 6);
 	ck_assert_int_eq(finish(&s), 0);
 	ck_assert_int_eq(finish(&w), 0);
+}
+END_TEST
+
+START_TEST(statements_stand_in_line)
+{
+	static const char big[40000];
+	struct async s = { .bytes = 4 * BOUND }, small = { .bytes = 100 };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	fill(big, sizeof big);
+	put(big, sizeof big, NULL);
+	start(&s, do_admit_statement);
+	still_waits(&s);
+	start(&small, do_admit_statement);
+	still_waits(&small);
+	queue_acked(q, 1, 2, 2);	/* room for the second, but the first is to have it */
+	still_waits(&small);
+	still_waits(&s);
+	queue_acked(q, 1, 9, 9);	/* not all the room that the first wants: more than the bound it never gets */
+	ck_assert_int_eq(finish(&s), 0);
+	ck_assert_int_eq(finish(&small), 0);
 }
 END_TEST
 
@@ -337,12 +375,12 @@ START_TEST(writers_stay_near_a_restrained_peer)
 {
 	struct async w = { .bytes = 100 };
 
-	queue_restrain(q, 1, 0, 0);	/* not there: nobody waits for it, nor when it comes */
+	queue_restrain(q, 1, 0);	/* not there: nobody waits for it, nor when it comes */
 	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
 	ck_assert_int_eq(queue_attach(q, 2, 1), 0);
 	put("a", 1, NULL);
 	ck_assert_int_eq(queue_admit(q, 100), 0);
-	queue_restrain(q, 1, 0, 0);
+	queue_restrain(q, 1, 0);
 	start(&w, do_admit);
 	still_waits(&w);
 	ck_assert_int_eq(queue_admit_statement(q, 100), 0);
@@ -350,12 +388,13 @@ START_TEST(writers_stay_near_a_restrained_peer)
 	queue_acked(q, 1, 1, 1);	/* the other may be as far behind as it likes */
 	ck_assert_int_eq(finish(&w), 0);
 	put("b", 1, NULL);
+	put("c", 1, NULL);
 	w = (struct async){ .bytes = 100 };
 	start(&w, do_admit);
 	still_waits(&w);
-	queue_restrain(q, 1, 1 << 16, 0);
+	queue_restrain(q, 1, 1 << 16);
 	ck_assert_int_eq(finish(&w), 0);
-	queue_restrain(q, 1, 0, 0);
+	queue_restrain(q, 1, 0);
 	w = (struct async){ .bytes = 100 };
 	start(&w, do_admit);
 	still_waits(&w);
@@ -366,21 +405,82 @@ START_TEST(writers_stay_near_a_restrained_peer)
 }
 END_TEST
 
+START_TEST(half_of_what_a_restrained_peer_applies_is_for_writers)
+{
+	static const char big[10000];
+	struct async w = { .bytes = 100 };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	for (unsigned i = 0; i < 40; i++)
+		put(big, sizeof big, NULL);
+	send_all(1);
+	queue_restrain(q, 1, 0);
+	start(&w, do_admit);
+	still_waits(&w);
+	queue_acked(q, 1, 8, 8);
+	ck_assert_int_eq(finish(&w), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		ck_assert_int_eq(queue_admit(q, 100), 0);
+		put(big, sizeof big, NULL);
+	}
+	w = (struct async){ .bytes = 100 };
+	start(&w, do_admit);
+	still_waits(&w);
+	queue_restrain(q, 1, UINT64_MAX);
+	ck_assert_int_eq(finish(&w), 0);
+}
+END_TEST
+
+START_TEST(nobody_waits_for_a_restrained_peer_that_applies_nothing)
+{
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	put("a", 1, NULL);
+	queue_restrain(q, 1, 0);
+	ck_assert_int_eq(queue_admit(q, 100), 0);
+}
+END_TEST
+
 START_TEST(writers_are_held_for_a_while_at_most)
 {
 	struct async w = { .bytes = 100 };
 
 	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
-	queue_restrain(q, 1, 0, 3600 * 1000);
+	ck_assert_int_eq(queue_attach(q, 2, 1), 0);
+	ck_assert_uint_eq(queue_hold(q, 1, 3600 * 1000), 0);
 	start(&w, do_admit);
 	still_waits(&w);
 	ck_assert_int_eq(queue_admit_statement(q, 100), 0);
-	queue_restrain(q, 1, UINT64_MAX, 0);
+	queue_restrain(q, 2, UINT64_MAX);	/* another's */
+	still_waits(&w);
+	queue_restrain(q, 1, UINT64_MAX);
 	ck_assert_int_eq(finish(&w), 0);
+}
+END_TEST
+
+START_TEST(a_hold_is_followed_by_a_rest)
+{
+	enum { HOLD_MS = 300 };
+
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	ck_assert_int_eq(queue_attach(q, 2, 1), 0);
 	uint64_t began = clock_mono_ns();
-	queue_restrain(q, 1, 0, 30);	/* and nobody says that it is over */
+	ck_assert_uint_eq(queue_hold(q, 1, HOLD_MS), 0);
+	ck_assert_uint_gt(queue_hold(q, 2, 1), 0);
+	ck_assert_int_eq(queue_admit(q, 100), 0);	/* and nobody says that it is over */
+	ck_assert_uint_ge(clock_mono_ns() - began, HOLD_MS * UINT64_C(1000000));
+	for (unsigned p = 1; p <= 2; p++) {
+		uint64_t rest_ms = queue_hold(q, p, 1);	/* a test that is stopped for so long meanwhile proves nothing */
+		ck_assert(rest_ms || clock_mono_ns() - began >= 9 * HOLD_MS * UINT64_C(1000000));
+		ck_assert_uint_le(rest_ms, 8 * HOLD_MS);
+	}
+	queue_detach(q, 1);	/* nor does who comes again have another one */
+	ck_assert_int_eq(queue_attach(q, 1, 1), 0);
+	ck_assert(queue_hold(q, 1, 1) || clock_mono_ns() - began >= 9 * HOLD_MS * UINT64_C(1000000));
+	for (uint64_t ms; (ms = queue_hold(q, 1, HOLD_MS));)
+		nanosleep(&(struct timespec){ (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 }, NULL);
+	ck_assert_uint_ge(clock_mono_ns() - began, 9 * HOLD_MS * UINT64_C(1000000));
+	queue_detach(q, 1);
 	ck_assert_int_eq(queue_admit(q, 100), 0);
-	ck_assert_uint_ge(clock_mono_ns() - began, 30 * 1000000);
 }
 END_TEST
 
@@ -727,8 +827,12 @@ int main(void)
 	tcase_add_test(t, pinned_blocks_count);
 	tcase_add_test(t, one_op_larger_than_the_bound_passes);
 	tcase_add_test(t, a_statement_gets_its_room_among_writers);
+	tcase_add_test(t, statements_stand_in_line);
 	tcase_add_test(t, writers_stay_near_a_restrained_peer);
+	tcase_add_test(t, half_of_what_a_restrained_peer_applies_is_for_writers);
+	tcase_add_test(t, nobody_waits_for_a_restrained_peer_that_applies_nothing);
 	tcase_add_test(t, writers_are_held_for_a_while_at_most);
+	tcase_add_test(t, a_hold_is_followed_by_a_rest);
 	tcase_add_test(t, nobody_to_wait_for);
 	tcase_add_test(t, received_applied_durable_are_three_things);
 	tcase_add_test(t, all_of_the_set_must_confirm);

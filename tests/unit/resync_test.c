@@ -56,6 +56,7 @@ static uint64_t seen[OP_TYPE_LAST + 1], data_bytes;	/* ops that came, and bytes 
 static uint64_t final_seq;		/* of the last final OP_R_END */
 static atomic_uint levels;			/* how often one was answered with success */
 static unsigned crash_after;		/* the standby stops applying after so many ops; 0 = never */
+static atomic_bool never_level;		/* the standby finds the root dirty whatever is said of it */
 static atomic_uint ms_behind;		/* the standby applies an op so long after it was made at the earliest, as over a long line */
 static struct came { uint64_t seq, id, parent; uint8_t type; } came[32];	/* what came last, by number modulo */
 static size_t ncame;
@@ -116,6 +117,8 @@ static void on_report(void *arg, const struct report *r)
 	(void)arg;
 	if (r->kind == REPORT_ENDED && r->seq == final_seq && !r->bits)
 		levels++;
+	if (e && r->kind == REPORT_ENDED && atomic_load(&never_level))
+		resync_report(e, &(struct report){ .kind = REPORT_DIRTY, .id = HANDLE_ROOT });
 	if (e)
 		resync_report(e, r);
 }
@@ -1242,6 +1245,32 @@ START_TEST(a_round_ends_while_four_threads_write_far_ahead)
 }
 END_TEST
 
+/* Writers are held, which is no use, and go on. */
+START_TEST(a_peer_that_never_becomes_level_keeps_nobody_from_writing)
+{
+	enum { OTHER = PEER + 1, WRITES = 300 };
+	uint64_t until_ms = clock_mono_ms() + WAIT_MS;
+	char name[16];
+
+	for (uint64_t ms; (ms = queue_hold(queue, OTHER, 0));)	/* of the test before */
+		nanosleep(&(struct timespec){ (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 }, NULL);
+	mkd(top, "n");
+	atomic_store(&never_level, true);
+	round_start();
+	while (!queue_hold(queue, OTHER, 0) && clock_mono_ms() < until_ms)
+		nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+	ck_assert_uint_gt(queue_hold(queue, OTHER, 0), 0);
+	for (unsigned i = 0; i < WRITES; i++) {
+		snprintf(name, sizeof name, "n/%u", i);
+		mkfile(top, name);
+	}
+	atomic_store(&never_level, false);
+	ck_assert_int_eq(round_wait(), 0);
+	round_stop();
+	check_equal();
+}
+END_TEST
+
 /* Once per comparison, before the standby is level: set_inconsistent() asks. */
 START_TEST(what_is_said_beside_the_tree_comes_before_level)
 {
@@ -1380,6 +1409,7 @@ int main(void)
 	tcase_add_test(t, a_file_that_was_made_in_limbo_is_like_others_afterwards);
 	tcase_add_test(t, a_round_is_exact_while_four_threads_write);
 	tcase_add_test(t, a_round_ends_while_four_threads_write_far_ahead);
+	tcase_add_test(t, a_peer_that_never_becomes_level_keeps_nobody_from_writing);
 	tcase_add_test(t, what_is_said_beside_the_tree_comes_before_level);
 	tcase_add_test(t, single_objects_are_stated_again_on_a_level_standby);
 	tcase_add_test(t, losing_versions_are_kept_whole);

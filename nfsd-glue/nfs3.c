@@ -18,6 +18,7 @@
 #include "fs/base/cleanup.h"
 #include "fs/base/clock.h"
 #include "fs/base/log.h"
+#include "nfsd-glue/replay_call.h"
 
 /* Changes when positions of entries mean something else: then cookies of before are refused. */
 static const uint64_t COOKIE_VERF = 0x74616e64656d3031;
@@ -358,20 +359,10 @@ static int remember(struct nfs3_req *q, int st)
 
 static enum rpc_verdict change(struct nfs3_req *q)
 {
-	struct nfs3 *s = q->s;
-	size_t len;
+	enum rpc_verdict v;
 
-	if (s->cfg.replay) {
-		const struct rpc_call *c = q->rc;
-		replay_key_init(&q->key, c->peer, c->xid, c->prog, c->vers, c->proc, c->cred.uid, c->cred.gid, c->args, c->args_len);
-		enum replay_verdict v = replay_begin(s->cfg.replay, &q->key, q->record, &len);
-		if (v == REPLAY_RUNNING)
-			return RPC_DROP;
-		if (v == REPLAY_DONE) {
-			rpc_reply_raw(q->rr, q->record, len);
-			return RPC_REPLY;
-		}
-	}
+	if (q->s->cfg.replay && replay_call(q->s->cfg.replay, q->rc, q->rr, &q->key, &v))
+		return v;
 	return answer(q, remember(q, q->rights.writable ? q->proc->fn(q) : S_ROFS));
 }
 

@@ -18,6 +18,7 @@
 #include "fs/base/log.h"
 #include "nfsd-glue/clients.h"
 #include "nfsd-glue/nlm4_int.h"
+#include "nfsd-glue/replay_call.h"
 
 /* What a request comes to: a status, and for TEST who is in the way. */
 struct outcome {
@@ -441,22 +442,12 @@ static enum rpc_verdict answer(struct nlm4 *n, struct rpc_call *c, struct rpc_re
 
 static enum rpc_verdict handle_sync(struct nlm4 *n, struct rpc_call *c, struct rpc_reply *r, bool may_park)
 {
-	unsigned char old[REPLAY_REPLY_MAX];
 	struct replay_key k;
-	size_t len;
+	enum rpc_verdict v;
 
 	if (only_looks(c->proc) || !n->cfg.replay)
 		return answer(n, c, r, NULL, may_park);
-	replay_key_init(&k, c->peer, c->xid, c->prog, c->vers, c->proc, c->cred.uid, c->cred.gid, c->args, c->args_len);
-	switch (replay_begin(n->cfg.replay, &k, old, &len)) {
-	case REPLAY_RUNNING:
-		return RPC_DROP;
-	case REPLAY_DONE:
-		rpc_reply_raw(r, old, len);
-		return RPC_REPLY;
-	default:
-		return answer(n, c, r, &k, may_park);
-	}
+	return replay_call(n->cfg.replay, c, r, &k, &v) ? v : answer(n, c, r, &k, may_park);
 }
 
 static enum rpc_verdict handle(void *arg, struct rpc_call *c, struct rpc_reply *r)
@@ -474,7 +465,9 @@ static enum rpc_verdict handle(void *arg, struct rpc_call *c, struct rpc_reply *
 
 void nlm4_resume(struct nlm4 *n, struct parked *p)
 {
-	rpc_later_send(p->later, handle_sync(n, rpc_later_call(p->later), rpc_later_reply(p->later), false));
+	enum rpc_verdict v = handle_sync(n, rpc_later_call(p->later), rpc_later_reply(p->later), false);
+
+	rpc_later_send(p->later, v == RPC_LATER ? RPC_DROP : v);	/* that waits on its own */
 	free(p);
 }
 

@@ -37,6 +37,15 @@ struct entry {
 	uint32_t len;
 	bool running;
 	bool withheld;			/* known, not running, and not to be given */
+	struct replay_waiter *waiter;	/* of a running one; NULL mostly */
+};
+
+/* Somebody who is to be told how it ended, when no lock is held any more. */
+struct farewell {
+	struct replay_waiter *w;
+	enum replay_end how;
+	size_t len;
+	unsigned char bytes[REPLAY_REPLY_MAX];
 };
 
 struct rclient {
@@ -338,9 +347,46 @@ void replay_done(struct replay *t, const struct replay_key *k, const void *bytes
 		entry_answer(t, e, bytes, len, now_ms(t));
 }
 
+/* E runs no longer; under the shard's mutex. */
+static void bid_farewell(struct entry *e, enum replay_end how, struct farewell *f)
+{
+	f->w = e->waiter;
+	f->how = how;
+	f->len = 0;
+	e->waiter = NULL;
+	if (!f->w || how != REPLAY_ANSWERED)
+		return;
+	f->len = e->len;
+	memcpy(f->bytes, e->bytes, e->len);
+}
+
+static void farewell(struct farewell *f)
+{
+	if (f->w)
+		f->w->ended(f->w, f->how, f->bytes, f->len);
+}
+
+bool replay_wait(struct replay *t, const struct replay_key *k, struct replay_waiter *w)
+{
+	struct shard *s = shard_of(t, k);
+
+	pthread_mutex_lock(&s->mu);
+	struct entry *e = *find(t, s, k);
+	bool runs = e && e->running;
+	struct farewell f = { .how = REPLAY_SILENCE };
+	if (runs) {
+		f.w = e->waiter;
+		e->waiter = w;
+	}
+	pthread_mutex_unlock(&s->mu);
+	farewell(&f);
+	return runs;
+}
+
 static void ended(struct replay *t, const struct replay_key *k, bool withheld)
 {
 	struct shard *s = shard_of(t, k);
+	struct farewell f = { .w = NULL };
 
 	pthread_mutex_lock(&s->mu);
 	struct entry **at = find(t, s, k), *e = *at;
@@ -348,10 +394,13 @@ static void ended(struct replay *t, const struct replay_key *k, bool withheld)
 		e->running = false;
 		e->withheld = withheld;
 		ring_add(e, false);
+		bid_farewell(e, withheld ? REPLAY_SILENCE : REPLAY_ANSWERED, &f);
 	} else if (e && e->running) {
+		bid_farewell(e, REPLAY_NO_TRACE, &f);
 		entry_drop(t, s, at);
 	}
 	pthread_mutex_unlock(&s->mu);
+	farewell(&f);
 	keep_bound(t);
 }
 
@@ -372,19 +421,23 @@ void replay_reveal(struct replay *t)
 void replay_forget(struct replay *t, const struct replay_key *k)
 {
 	struct shard *s = shard_of(t, k);
-	auto_lock(&s->mu);
-	struct entry **at = find(t, s, k);
+	struct farewell f = { .w = NULL };
 
-	if (*at && (*at)->running)
+	pthread_mutex_lock(&s->mu);
+	struct entry **at = find(t, s, k);
+	if (*at && (*at)->running) {
+		bid_farewell(*at, REPLAY_NO_TRACE, &f);
 		entry_drop(t, s, at);
+	}
+	pthread_mutex_unlock(&s->mu);
+	farewell(&f);
 }
 
 /* ---- what peers tell ---- */
 
-static void put(struct replay *t, const struct replay_key *k, const void *bytes, size_t len, uint64_t age_ms, bool merge)
+static void put_locked(struct replay *t, struct shard *s, const struct replay_key *k, const void *bytes, size_t len, uint64_t age_ms, bool merge,
+		       struct farewell *f)
 {
-	struct shard *s = shard_of(t, k);
-	auto_lock(&s->mu);
 	uint64_t now = now_ms(t), born = now > age_ms ? now - age_ms : 0;
 	struct entry *e = *find(t, s, k);
 
@@ -395,18 +448,31 @@ static void put(struct replay *t, const struct replay_key *k, const void *bytes,
 	ring_remove(e);
 	e->running = e->withheld = false;
 	if (!entry_answer(t, e, bytes, len, born)) {
+		bid_farewell(e, REPLAY_SILENCE, f);
 		entry_drop(t, s, find(t, s, k));
 		return;
 	}
+	bid_farewell(e, REPLAY_ANSWERED, f);
 	ring_add(e, merge);
 	client_trim(t, s, e->client, now, UINT64_MAX, UINT64_MAX);
+}
+
+static void put(struct replay *t, const struct replay_key *k, const void *bytes, size_t len, uint64_t age_ms, bool merge)
+{
+	struct shard *s = shard_of(t, k);
+	struct farewell f = { .w = NULL };
+
+	pthread_mutex_lock(&s->mu);
+	put_locked(t, s, k, bytes, len, age_ms, merge, &f);
+	pthread_mutex_unlock(&s->mu);
+	farewell(&f);
+	keep_bound(t);
 }
 
 void replay_apply(struct replay *t, const struct replay_key *k, const void *bytes, size_t len)
 {
 	assert(len <= REPLAY_REPLY_MAX);
 	put(t, k, bytes, len, 0, false);
-	keep_bound(t);
 }
 
 void replay_merge(struct replay *t, const struct replay_key *k, const void *bytes, size_t len, uint32_t age_ms)
@@ -415,7 +481,6 @@ void replay_merge(struct replay *t, const struct replay_key *k, const void *byte
 	if (age_ms > REPLAY_AGE_MS)
 		return;
 	put(t, k, bytes, len, age_ms, true);
-	keep_bound(t);
 }
 
 static void shard_clear(struct replay *t, struct shard *s)

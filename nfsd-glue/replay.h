@@ -11,12 +11,13 @@
  *	                                                        `- withhold      | reveal: this node is promoted
  *	                                                             `-----> WITHHELD
  *
- * RUNNING: a retransmission is dropped (REPLAY_RUNNING); the first one will be answered. The answer becomes known under the locks of the objects, before
+ * RUNNING: a retransmission (REPLAY_RUNNING) may wait for the answer of the first (replay_wait): its client asks again because it has lost the connection that the
+ * first one's answer goes to, and would ask a third time only after a minute, or never. The answer becomes known under the locks of the objects, before
  * its op enters the stream (call.after), but is repeated only once the first answer may go out: when its op is durable and confirmed as the
  * volume asks. WITHHELD: that never happened, the role or the disk was lost first. Nobody can say whether the change stays made, so a retransmission here is dropped; where the
  * change is made, its answer is. What a peer is told of (replay_apply) is DONE at once: a promotion makes it this node's answer.
  *
- * Bounds: REPLAY_BYTES_MAX over all entries with their headers; beyond it the oldest answers of clients that have more than their share (the bound divided by the
+ * Bounds: one retransmission waits for each running call, the latest; REPLAY_BYTES_MAX over all entries with their headers; beyond it the oldest answers of clients that have more than their share (the bound divided by the
  * clients) go first, so that no client drives out another's. Entries that are older than REPLAY_AGE_MS go when their client's list is touched. A
  * running call is never evicted; the callers (the RPC server) bound how many there are. Without memory a call is executed and not remembered.
  *
@@ -51,7 +52,7 @@ void replay_key_init(struct replay_key *k, const struct sockaddr_storage *peer, 
 
 enum replay_verdict {
 	REPLAY_NEW,			/* execute it; then exactly one of replay_sent, replay_forget and replay_withhold must follow */
-	REPLAY_RUNNING,			/* being executed, or the answer is withheld: say nothing */
+	REPLAY_RUNNING,			/* being executed, or the answer is withheld: wait, or say nothing */
 	REPLAY_DONE,			/* the answer is in OUT */
 };
 
@@ -61,6 +62,18 @@ int replay_new(size_t max_bytes, struct replay **out);
 void replay_free(struct replay *t);
 
 enum replay_verdict replay_begin(struct replay *t, const struct replay_key *k, unsigned char out[REPLAY_REPLY_MAX], size_t *len);
+
+/* A retransmission that waits. ENDED is called once, without a lock held, by whoever ends the first call's execution, or the wait. */
+enum replay_end {
+	REPLAY_ANSWERED,		/* the answer is in BYTES, LEN, until ENDED returns */
+	REPLAY_NO_TRACE,		/* the first one left none: this one is to be executed */
+	REPLAY_SILENCE,			/* say nothing: the answer is withheld, or a later retransmission waits now */
+};
+struct replay_waiter {
+	void (*ended)(struct replay_waiter *w, enum replay_end how, const void *bytes, size_t len);
+};
+/* After REPLAY_RUNNING. True: ENDED will be called, or was already. False: K is not being executed (any more), or its answer is withheld; W is the caller's. */
+bool replay_wait(struct replay *t, const struct replay_key *k, struct replay_waiter *w);
 /* The answer is known. In call.after, before the op enters the stream. Replaces an earlier one of this execution. */
 void replay_done(struct replay *t, const struct replay_key *k, const void *bytes, size_t len);
 /* The answer of replay_done may be given: repeat it from now on. Without one the call is forgotten. */

@@ -49,7 +49,7 @@ enum rpc_speed { RPC_FAST, RPC_DISK, RPC_PEER };
 
 enum rpc_verdict {
 	RPC_REPLY,			/* what is in the reply */
-	RPC_DROP,			/* say nothing: a duplicate of a call in progress */
+	RPC_DROP,			/* say nothing */
 	RPC_LATER,			/* rpc_later_new() was called; its owner answers */
 	RPC_PROC_UNAVAIL,
 	RPC_GARBAGE_ARGS,
@@ -118,6 +118,8 @@ struct rpc_later *rpc_later_new(struct rpc_call *c);
 struct rpc_call *rpc_later_call(struct rpc_later *l);
 struct rpc_reply *rpc_later_reply(struct rpc_later *l);
 void rpc_later_send(struct rpc_later *l, enum rpc_verdict v);
+/* Instead: the call was not executed, and its connection is closed: the client connects again and sends again what has no answer. */
+void rpc_later_hang_up(struct rpc_later *l);
 
 struct rpc_program {
 	uint32_t prog, vers_low, vers_high;	/* several entries with one prog are all right; ranges don't overlap */

@@ -78,3 +78,10 @@ void rpc_later_send(struct rpc_later *l, enum rpc_verdict v)
 	free(l);
 	count(s, -1);
 }
+
+/* The loop sees the end, and closes. */
+void rpc_later_hang_up(struct rpc_later *l)
+{
+	shutdown(l->call.conn->fd, SHUT_RDWR);
+	rpc_later_send(l, RPC_DROP);
+}

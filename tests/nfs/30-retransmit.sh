@@ -1,7 +1,7 @@
 #!/bin/bash
 # limit: 600
 # asan
-# Calls that must not be made twice, sent again with the same bytes from another port: the first answer, byte by byte, and nothing happens; on the
+# Calls that must not be made twice, sent again with the same bytes from another port, also while the first is under way: the first answer, byte by byte, and nothing happens; on the
 # same node, by a standby that was promoted when the primary was killed, by the old primary that came back, by a primary whose daemon was restarted, after a
 # switchover, and by a node whose daemon was restarted while it was a standby.
 . "$(cd "$(dirname "$0")" && pwd)/nfs.sh"
@@ -33,6 +33,7 @@ check "the NFS server answers" wait_for 20 nfs_serves alpha
 # ---- the same node ----
 check "every kind of change, successes and failures" raw alpha record one "$TMP/one"
 again "on the same node" alpha "$TMP/one"
+check "a retransmission that meets the first one running is answered with it" raw alpha twice twice "$N"
 
 # ---- the primary is killed, the standby promoted ----
 check "the same for the promotion" raw alpha record two "$TMP/two"

@@ -5,6 +5,7 @@
  *                                              another outcome
  *   nfsraw HOST PORT EXPORT storm DIR FILE N   N changes of each kind, all independent, 32 under way at a time, until they are all answered or the connection
  *                                              breaks; says "under way" when 100 are answered. What was sent and not answered is in FILE without an answer
+ *   nfsraw HOST PORT EXPORT twice DIR N        N creations and removals there, each sent by two connections at the same moment: both get the same answer, a success
  *   nfsraw HOST PORT EXPORT replay FILE        sends all calls of FILE again, from another port. An answer must be the first one, byte by byte; a
  *                                              call that was never answered must succeed now, as if made for the first time
  *
@@ -378,6 +379,42 @@ static void storm(const char *dir, unsigned n)
 	printf("%u calls are sent, %u without an answer\n", nsent, nsent - nanswered);
 }
 
+/* ---- twice ---- */
+
+/* The call in the making goes off on FD and on OTHER. */
+static void both(const char *name, int other)
+{
+	struct xw first = { 0 };
+	struct xr r;
+
+	rpc_end(&call);
+	if (!tcp_move(fd, call.data, call.len, true, TIMEOUT_MS) || !tcp_move(other, call.data, call.len, true, TIMEOUT_MS))
+		die("%s: not sent", name);
+	if (!record_read(other, &first, REPLY_MAX, TIMEOUT_MS))
+		die("%s: the second one has no answer", name);
+	if (!record_read(fd, &reply, REPLY_MAX, TIMEOUT_MS))
+		die("%s: the first one has no answer", name);
+	expect(name, results(&r), NFS_OK);
+	if (first.len != reply.len || memcmp(first.data, reply.data, reply.len) != 0) {
+		printf("%s: the answers differ\n", name);
+		wrong++;
+	}
+	free(first.data);
+}
+
+static void twice(const char *dir, unsigned n)
+{
+	struct nfs_fh d = make_base(dir);
+	int first = fd;
+
+	connect_or_die();
+	for (unsigned i = 0; i < n; i++) {
+		create(&d, "twice", CREATE_GUARDED), both("CREATE", first);
+		dirop(P_REMOVE, &d, "twice"), both("REMOVE", first);
+	}
+	printf("%u calls were sent twice, %u answers are wrong\n", 2 * n, wrong);
+}
+
 /* ---- replay ---- */
 
 static bool read_block(FILE *in, struct xw *to)
@@ -442,8 +479,9 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 4 ? argv[4] : "";
 
-	if (!(argc == 7 && !strcmp(what, "record")) && !(argc == 8 && !strcmp(what, "storm")) && !(argc == 6 && !strcmp(what, "replay"))) {
-		fprintf(stderr, "usage: nfsraw HOST PORT EXPORT (record DIR FILE | storm DIR FILE N | replay FILE)\n");
+	if (!(argc == 7 && !strcmp(what, "record")) && !(argc == 8 && !strcmp(what, "storm")) && !(argc == 6 && !strcmp(what, "replay")) &&
+	    !(argc == 7 && !strcmp(what, "twice"))) {
+		fprintf(stderr, "usage: nfsraw HOST PORT EXPORT (record DIR FILE | storm DIR FILE N | twice DIR N | replay FILE)\n");
 		return 2;
 	}
 	opt.host = argv[1];
@@ -453,6 +491,10 @@ int main(int argc, char **argv)
 	connect_or_die();
 	if (!strcmp(what, "replay")) {
 		replay(open_file(argv[5], "r"));
+		return wrong ? 1 : 0;
+	}
+	if (!strcmp(what, "twice")) {
+		twice(argv[5], (unsigned)atoi(argv[6]));
 		return wrong ? 1 : 0;
 	}
 	out = open_file(argv[6], "w");

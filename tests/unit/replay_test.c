@@ -100,6 +100,80 @@ START_TEST(running_is_dropped)
 }
 END_TEST
 
+/* ---- retransmissions that wait ---- */
+
+struct waiter { struct replay_waiter w; unsigned called; enum replay_end how; char bytes[16]; };
+
+static void waiter_ended(struct replay_waiter *rw, enum replay_end how, const void *bytes, size_t len)
+{
+	struct waiter *w = (struct waiter *)rw;
+
+	w->called++;
+	w->how = how;
+	snprintf(w->bytes, sizeof w->bytes, "%.*s", (int)len, (const char *)bytes);
+}
+
+static struct waiter waiter(void) { return (struct waiter){ .w = { waiter_ended } }; }
+
+static void was_told(const struct waiter *w, enum replay_end how, const char *bytes)
+{
+	ck_assert_uint_eq(w->called, 1);
+	ck_assert_int_eq(w->how, how);
+	ck_assert_str_eq(w->bytes, bytes);
+}
+
+START_TEST(the_latest_retransmission_gets_the_answer)
+{
+	struct replay_key k = key(1, 7, "args");
+	struct waiter a = waiter(), b = waiter(), c = waiter();
+
+	ck_assert(!replay_wait(t, &k, &a.w));
+	ck_assert_int_eq(begin(&k), REPLAY_NEW);
+	ck_assert(replay_wait(t, &k, &a.w));
+	replay_done(t, &k, "known", 5);
+	ck_assert_uint_eq(a.called, 0);
+	ck_assert(replay_wait(t, &k, &b.w));
+	was_told(&a, REPLAY_SILENCE, "");
+	ck_assert_uint_eq(b.called, 0);
+	replay_sent(t, &k);
+	was_told(&b, REPLAY_ANSWERED, "known");
+	ck_assert(!replay_wait(t, &k, &c.w));
+	is_answer(&k, "known");
+	ck_assert_uint_eq(c.called, 0);
+}
+END_TEST
+
+START_TEST(who_waits_hears_how_it_ended)
+{
+	struct replay_key k = key(1, 7, "args");
+	struct waiter w;
+
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_int_eq(begin(&k), REPLAY_NEW);
+		w = waiter();
+		ck_assert(replay_wait(t, &k, &w.w));
+		if (i)
+			replay_sent(t, &k);		/* without an answer */
+		else
+			replay_forget(t, &k);
+		was_told(&w, REPLAY_NO_TRACE, "");
+	}
+	ck_assert_int_eq(begin(&k), REPLAY_NEW);
+	w = waiter();
+	ck_assert(replay_wait(t, &k, &w.w));
+	replay_apply(t, &k, "told", 4);			/* a new primary has done it */
+	was_told(&w, REPLAY_ANSWERED, "told");
+	k = key(1, 8, "args");
+	ck_assert_int_eq(begin(&k), REPLAY_NEW);
+	w = waiter();
+	ck_assert(replay_wait(t, &k, &w.w));
+	replay_done(t, &k, "known", 5);
+	replay_withhold(t, &k);
+	was_told(&w, REPLAY_SILENCE, "");
+	ck_assert(!replay_wait(t, &k, &w.w));
+}
+END_TEST
+
 START_TEST(withheld_is_dropped_until_a_promotion)
 {
 	struct replay_key k = key(1, 7, "args"), l = key(1, 8, "args");
@@ -467,6 +541,8 @@ int main(void)
 
 	tcase_set_timeout(c, 60);
 	tcase_add_checked_fixture(c, setup, teardown);
+	tcase_add_test(c, the_latest_retransmission_gets_the_answer);
+	tcase_add_test(c, who_waits_hears_how_it_ended);
 	tcase_add_test(c, first_answer_each_time);
 	tcase_add_test(c, running_is_dropped);
 	tcase_add_test(c, withheld_is_dropped_until_a_promotion);

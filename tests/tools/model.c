@@ -505,7 +505,8 @@ static bool raced_errno(int e)
 	for (size_t i = 0; i < sizeof fine / sizeof *fine; i++)
 		if (fine[i] == e)
 			return true;
-	return run.faults && (e == EIO || e == ENOSPC || e == EDQUOT || e == EMFILE || e == ENOMEM);
+	/* ESTALE: the kernel hears of an operation that was done and failed a moment after its caller */
+	return run.faults && (e == ESTALE || e == EIO || e == ENOSPC || e == EDQUOT || e == EMFILE || e == ENOMEM);
 }
 
 static void step(struct worker *w, const struct op *o)

@@ -40,7 +40,7 @@ struct entry {
 	struct replay_waiter *waiter;	/* of a running one; NULL mostly */
 };
 
-/* Somebody who is to be told how it ended, when no lock is held any more. */
+/* Somebody who is to be told how it ended, when no lock is held any more. Only w is set before there is somebody: BYTES are many. */
 struct farewell {
 	struct replay_waiter *w;
 	enum replay_end how;
@@ -373,9 +373,10 @@ bool replay_wait(struct replay *t, const struct replay_key *k, struct replay_wai
 	pthread_mutex_lock(&s->mu);
 	struct entry *e = *find(t, s, k);
 	bool runs = e && e->running;
-	struct farewell f = { .how = REPLAY_SILENCE };
+	struct farewell f;
+	f.w = NULL;
 	if (runs) {
-		f.w = e->waiter;
+		bid_farewell(e, REPLAY_SILENCE, &f);
 		e->waiter = w;
 	}
 	pthread_mutex_unlock(&s->mu);
@@ -386,8 +387,9 @@ bool replay_wait(struct replay *t, const struct replay_key *k, struct replay_wai
 static void ended(struct replay *t, const struct replay_key *k, bool withheld)
 {
 	struct shard *s = shard_of(t, k);
-	struct farewell f = { .w = NULL };
+	struct farewell f;
 
+	f.w = NULL;
 	pthread_mutex_lock(&s->mu);
 	struct entry **at = find(t, s, k), *e = *at;
 	if (e && e->running && e->bytes) {
@@ -421,8 +423,9 @@ void replay_reveal(struct replay *t)
 void replay_forget(struct replay *t, const struct replay_key *k)
 {
 	struct shard *s = shard_of(t, k);
-	struct farewell f = { .w = NULL };
+	struct farewell f;
 
+	f.w = NULL;
 	pthread_mutex_lock(&s->mu);
 	struct entry **at = find(t, s, k);
 	if (*at && (*at)->running) {
@@ -460,8 +463,9 @@ static void put_locked(struct replay *t, struct shard *s, const struct replay_ke
 static void put(struct replay *t, const struct replay_key *k, const void *bytes, size_t len, uint64_t age_ms, bool merge)
 {
 	struct shard *s = shard_of(t, k);
-	struct farewell f = { .w = NULL };
+	struct farewell f;
 
+	f.w = NULL;
 	pthread_mutex_lock(&s->mu);
 	put_locked(t, s, k, bytes, len, age_ms, merge, &f);
 	pthread_mutex_unlock(&s->mu);
